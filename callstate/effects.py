@@ -1,0 +1,94 @@
+"""What the processor asks the edge to do: values, performed elsewhere.
+
+Every effect is idempotent at the edge: the same effect twice changes nothing the second time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from callstate.cdr import Cdr, Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class EmitCdr:
+    """Write this CDR; a lower revision never overwrites a higher one."""
+
+    cdr: Cdr
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class HideCall:
+    """This call has no CDR (music on hold, chained leg): remove one that an earlier revision wrote."""
+
+    call_id: str
+    reason: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Something that no CDR can be made of, whole, with its reason."""
+
+    reason: str
+    server: str
+    raw: object
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLate:
+    """An event came after its call was closed; a new revision of the CDR follows."""
+
+    call_id: str
+    server: str
+    late_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkewObserved:
+    """A server's clock is off by more than the warning threshold, or no longer is."""
+
+    server: str
+    offset_us: int
+    error_us: int
+    source: str
+    off: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChanged:
+    """The watermark no longer waits for a server (`set_aside`), or does so again (`active`)."""
+
+    server: str
+    state: str
+    frontier_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskReference:
+    """Ask the partition of `referenced` whether it holds a request or setup of that call."""
+
+    referenced: str
+    asker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReference:
+    """Tell the partition of `asker` that `referenced` is known."""
+
+    asker: str
+    referenced: str
+
+
+Effect = (
+    EmitCdr
+    | HideCall
+    | DeadLetter
+    | RecordLate
+    | SkewObserved
+    | SourceChanged
+    | AskReference
+    | AnswerReference
+)

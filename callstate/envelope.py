@@ -1,0 +1,179 @@
+"""The contract between reader and stream app: what a record of the event topic says.
+
+Owns the names, the version and the reading of every kind of record. Refuses to know JSON (the
+edges parse and print it) and Kafka (the edges know keys and partitions).
+
+| kind (record header) | key | message (JSON) |
+|---|---|---|
+| event | call-id | v, server, lsn, commit_time, clock, row |
+| heartbeat | server | v, server, progress_us, lsn, clock |
+| gap | server | v, server, from_lsn, to_lsn, from_us, to_us, reason |
+| reference_asked | referenced call-id | v, call_id, asker |
+| reference_known | asking call-id | v, call_id, referenced |
+
+`clock` is `{"offset_ms": x, "error_ms": y}`, with `"late": true` where the row was read long after
+it was written, or null where no probe has succeeded. `progress_us` is the server's own clock, in
+microseconds since 1970 UTC: nothing older is to come from it but what commits late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from callstate.events import BadRow, CallEvent, Clock, read_row
+
+VERSION: Final = 1
+KIND_HEADER: Final = "kind"
+SERVER_HEADER: Final = "server"
+
+EVENT: Final = "event"
+HEARTBEAT: Final = "heartbeat"
+GAP: Final = "gap"
+REFERENCE_ASKED: Final = "reference_asked"
+REFERENCE_KNOWN: Final = "reference_known"
+
+
+class Heartbeat(NamedTuple):
+    """How far one server has got in the partition that this record is in."""
+
+    server: str
+    progress_us: int
+    clock: Clock | None
+
+
+class Gap(NamedTuple):
+    """What a reader lost with its slot: calls of that time range are suspect."""
+
+    server: str
+    from_lsn: str
+    to_lsn: str
+    from_us: int
+    to_us: int
+    reason: str
+
+
+class ReferenceAsked(NamedTuple):
+    """Call `asker` names `call_id` in its reference and asks whether anyone knows it."""
+
+    call_id: str
+    asker: str
+
+
+class ReferenceKnown(NamedTuple):
+    """The answer to call `call_id`: a request or setup of `referenced` is held."""
+
+    call_id: str
+    referenced: str
+
+
+class Malformed(NamedTuple):
+    """A record that could not be read; it becomes a dead letter, whole."""
+
+    reason: str
+    server: str
+    raw: object
+
+
+Record = CallEvent | Heartbeat | Gap | ReferenceAsked | ReferenceKnown | Malformed
+
+
+def clock_message(clock: Clock | None) -> dict[str, Any] | None:
+    """The `clock` member of a message."""
+    if clock is None:
+        return None
+    message: dict[str, Any] = {
+        "offset_ms": clock.offset_us / 1_000,
+        "error_ms": clock.error_us / 1_000,
+    }
+    if clock.late:
+        message["late"] = True
+    return message
+
+
+def event_message(
+    server: str, lsn: str, commit_time: str | None, clock: Clock | None, row: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The message of one row."""
+    return {
+        "v": VERSION,
+        "server": server,
+        "lsn": lsn,
+        "commit_time": commit_time,
+        "clock": clock_message(clock),
+        "row": row,
+    }
+
+
+def heartbeat_message(
+    server: str, progress_us: int, lsn: str, clock: Clock | None
+) -> dict[str, Any]:
+    """The message of one heartbeat; the same bytes go to every partition."""
+    return {
+        "v": VERSION,
+        "server": server,
+        "progress_us": progress_us,
+        "lsn": lsn,
+        "clock": clock_message(clock),
+    }
+
+
+def gap_message(gap: Gap) -> dict[str, Any]:
+    """The message that says which range of a server's log is missing."""
+    return {"v": VERSION, **gap._asdict()}
+
+
+def reference_message(record: ReferenceAsked | ReferenceKnown) -> dict[str, Any]:
+    """The message of a question or an answer between two calls."""
+    return {"v": VERSION, **record._asdict()}
+
+
+def read_message(kind: str, message: object) -> Record:
+    """The record that a parsed message is; what cannot be read is a `Malformed`, never an error."""
+    if not isinstance(message, Mapping):
+        return Malformed("message is not an object", "", message)
+    server = message.get("server")
+    if not isinstance(server, str):
+        server = ""
+    if message.get("v") != VERSION:
+        return Malformed(f"envelope version is unknown: {message.get('v')!r:.40}", server, message)
+    try:
+        if kind == EVENT:
+            if not server:
+                return Malformed("server is absent", server, message)
+            return read_row(server, message["row"], _read_clock(message.get("clock")))
+        if kind == HEARTBEAT:
+            clock = _read_clock(message.get("clock"))
+            return Heartbeat(server, int(message["progress_us"]), clock)
+        if kind == GAP:
+            return _read_gap(server, message)
+        if kind == REFERENCE_ASKED:
+            return ReferenceAsked(str(message["call_id"]), str(message["asker"]))
+        if kind == REFERENCE_KNOWN:
+            return ReferenceKnown(str(message["call_id"]), str(message["referenced"]))
+    except BadRow as bad:
+        return Malformed(str(bad.args[0]), server, message)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as bad:
+        return Malformed(f"{kind} cannot be read: {type(bad).__name__} {bad!s:.80}", server, message)
+    return Malformed(f"kind is unknown: {kind!r:.40}", server, message)
+
+
+def _read_clock(message: Any) -> Clock | None:
+    if message is None:
+        return None
+    return Clock(
+        bool(message.get("late", False)),
+        round(message["error_ms"] * 1_000),
+        round(message["offset_ms"] * 1_000),
+    )
+
+
+def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
+    return Gap(
+        server,
+        str(message["from_lsn"]),
+        str(message["to_lsn"]),
+        int(message["from_us"]),
+        int(message["to_us"]),
+        str(message["reason"]),
+    )

@@ -1,0 +1,194 @@
+"""What a row of `call_state_events` is, once read: an immutable event.
+
+Owns the reading of one row (tolerant of absent values, strict about what a CDR cannot do without)
+and of its time. Refuses to know how rows travel (`envelope`) or what they mean together (`call`).
+
+Absent values are `''` or `0` with one writer and NULL or a missing column with another: all are
+read alike, as `''`, `0` and, for `caller_internal` alone, None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+REQUEST: Final = "R"  # INVITE without a To tag
+SETUP: Final = "S"  # 2xx to an INVITE
+FAILURE: Final = "F"  # final response >= 400 to an INVITE, 407 excepted
+TRANSFER: Final = "T"  # REFER
+END: Final = "E"  # BYE
+EVENT_TYPES: Final = frozenset((REQUEST, SETUP, FAILURE, TRANSFER, END))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL = _EPOCH.toordinal()
+_FIRST_US = -62_135_596_800_000_000  # 0001-01-01, the first moment that can be written
+_LAST_US = 253_402_300_799_999_999  # 9999-12-31
+
+
+class Clock(NamedTuple):
+    """What the clock probe said when the row was read: server minus reference, in microseconds.
+
+    `late` marks rows that a backfill read long after they were written, so that the offset is
+    today's and not the row's.
+    """
+
+    late: bool
+    error_us: int
+    offset_us: int
+
+
+class CallEvent(NamedTuple):
+    """One row, as one server wrote it. A named tuple because millions are made: see docs/decisions.
+
+    `time_us` is the raw `event_time` in microseconds since 1970-01-01 UTC, never corrected.
+    `id` is None for rows without one (bare files); their identity is then their content.
+    """
+
+    server: str
+    id: int | None
+    observer: str
+    event_seq: int
+    time_us: int
+    type: str
+    cseq: int
+    call_id: str
+    from_tag: str
+    to_tag: str
+    from_url: str
+    to_url: str
+    contact: str
+    refer_to: str
+    referred_by: str
+    failure_status: int
+    failure_reason: str
+    request_uri: str
+    reference: str
+    caller_internal: bool | None
+    callee_route: str
+    branch_id: str
+    via_count: int
+    clock: Clock | None = None
+
+
+class BadRow(ValueError):
+    """A row that cannot become an event; `args[0]` is the reason, fit for a dead letter."""
+
+
+def parse_time_us(text: object) -> int:
+    """Microseconds since 1970 UTC of an ISO 8601 time; without a zone it is UTC.
+
+    PostgreSQL's `infinity`, BC years and anything else that is no point in time raise BadRow.
+    """
+    if not isinstance(text, str):
+        raise BadRow("event_time is absent" if text is None else "event_time is not text")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRow(f"event_time is not a time: {text[:40]!r}") from None
+    if moment.tzinfo is not None and moment.utcoffset():
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError:
+            raise BadRow(f"event_time is out of range: {text[:40]!r}") from None
+    days = moment.toordinal() - _EPOCH_ORDINAL
+    seconds = days * 86_400 + moment.hour * 3_600 + moment.minute * 60 + moment.second
+    return seconds * 1_000_000 + moment.microsecond
+
+
+def format_time(time_us: int) -> str:
+    """ISO 8601 in UTC with `Z` and six decimals, the form of every time that leaves the program."""
+    moment = _EPOCH + timedelta(microseconds=min(max(time_us, _FIRST_US), _LAST_US))
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) -> CallEvent:
+    """One row of `call_state_events` as an event.
+
+    Args:
+        server: Name of the server whose table holds the row.
+        row: Column to value; unknown columns are ignored, absent ones read as empty.
+        clock: What the clock probe said when the row was read.
+
+    Raises:
+        BadRow: Without `call_id`, `event_type` or a readable `event_time`, or with a value of a
+            type that its column cannot have.
+    """
+    get = row.get
+    texts = (
+        get("call_id") or "",
+        get("from_tag") or "",
+        get("to_tag") or "",
+        get("from_url") or "",
+        get("to_url") or "",
+        get("contact") or "",
+        get("refer_to") or "",
+        get("referred_by") or "",
+        get("failure_reason") or "",
+        get("request_uri") or "",
+        get("reference") or "",
+        get("callee_route") or "",
+        get("branch_id") or "",
+        get("observer") or "",
+    )
+    try:
+        joined = "".join(texts)
+    except TypeError:
+        raise BadRow("a text column holds something that is not text") from None
+    if not joined.isascii() or "\x00" in joined:
+        texts = tuple(_printable(text) for text in texts)  # type: ignore[assignment]
+    if not texts[0]:
+        raise BadRow("call_id is absent")
+    kind = get("event_type")
+    if kind not in EVENT_TYPES:
+        raise BadRow("event_type is absent" if not kind else f"event_type is unknown: {kind!r:.40}")
+    internal = get("caller_internal")
+    if internal is not None and not isinstance(internal, bool):
+        raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
+    row_id = get("id")
+    return CallEvent(
+        server,
+        None if row_id is None else _whole("id", row_id),
+        texts[13],
+        _whole("event_seq", get("event_seq")),
+        parse_time_us(get("event_time")),
+        kind,
+        _whole("cseq", get("cseq")),
+        texts[0],
+        texts[1],
+        texts[2],
+        texts[3],
+        texts[4],
+        texts[5],
+        texts[6],
+        texts[7],
+        _whole("failure_status", get("failure_status")),
+        texts[8],
+        texts[9],
+        texts[10],
+        internal,
+        texts[11],
+        texts[12],
+        _whole("via_count", get("via_count")),
+        clock,
+    )
+
+
+def _whole(column: str, value: object) -> int:
+    if type(value) is int:
+        return value
+    if value is None or value == "":
+        return 0
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise BadRow(f"{column} is not a whole number: {value!r:.40}")
+
+
+def _printable(text: str) -> str:
+    """What PostgreSQL can store: NUL and lone surrogates become U+FFFD."""
+    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    )
