@@ -154,7 +154,9 @@ def read_message(kind: str, message: object) -> Record:
     except BadRow as bad:
         return Malformed(str(bad.args[0]), server, message)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as bad:
-        return Malformed(f"{kind} cannot be read: {type(bad).__name__} {bad!s:.80}", server, message)
+        return Malformed(
+            f"{kind} cannot be read: {type(bad).__name__} {bad!s:.80}", server, message
+        )
     return Malformed(f"kind is unknown: {kind!r:.40}", server, message)
 
 

@@ -189,6 +189,6 @@ def _whole(column: str, value: object) -> int:
 
 def _printable(text: str) -> str:
     """What PostgreSQL can store: NUL and lone surrogates become U+FFFD."""
-    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode(
-        "utf-16", "replace"
+    return (
+        text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     )

@@ -34,9 +34,11 @@ class PartitionProcessor:
     def feed(self, records: Sequence[Record]) -> list[Effect]: ...
     def finish(self) -> list[Effect]:
         """End of input: every call is final. For files; a live stream never ends."""
+
     @property
     def watermark_us(self) -> int | None: ...
     def snapshot(self) -> dict[str, Any]:
         """The partition's own state (frontiers, watermark, clocks), JSON-able; calls are in the store."""
+
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Takes up where `snapshot` was made, and sets the timers of the calls in the store."""
