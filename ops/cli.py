@@ -1,0 +1,276 @@
+"""The command `cdrstream`: which commands there are and what their options mean.
+
+Owns names, options and help. Refuses to do the work: every command imports what it needs when it
+runs, so that help is quick and `resolve` needs neither broker nor stream framework.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ops.invocation import ConfigOption, DebugOption, Invocation, SetOption, command
+
+app = typer.Typer(
+    name="cdrstream",
+    help="SIP call state events from many PostgreSQL servers, through Kafka, to call detail "
+    "records.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage or configuration.",
+)
+config_app = typer.Typer(help="The configuration: what is in effect.", no_args_is_help=True)
+stack_app = typer.Typer(
+    help="A local stack: PostgreSQL servers and a Kafka broker on loopback.", no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+app.add_typer(stack_app, name="stack")
+
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option("--server", metavar="NAME", help="Only this server; may be given several times."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as one JSON object.")]
+
+
+class TimeCorrectionChoice(StrEnum):
+    """Values of --time-correction."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
+class FormatChoice(StrEnum):
+    """Values of --format."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"cdrstream {version('cdrstream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    config_file: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """SIP call state events from PostgreSQL, through Kafka, to call detail records."""
+    context.obj = Invocation(config_file, tuple(overrides or ()), debug)
+
+
+@app.command()
+@command
+def provision(
+    invocation: Invocation,
+    admin_dsn: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--admin-dsn",
+            metavar="NAME=DSN",
+            help="Administrator's DSN of a server (or of `sink`); default: the configured one.",
+        ),
+    ] = None,
+    server: ServerOption = None,
+    print_sql: Annotated[
+        bool, typer.Option("--print-sql", help="Print the SQL for doing it by hand; do nothing.")
+    ] = False,
+) -> None:
+    """Create what is missing: topics, schema, roles, publications, slots. Safe to run again."""
+    from ops.provision import run  # noqa: PLC0415
+
+    run(invocation.config, admin_dsn or (), servers=server, print_sql=print_sql, echo=typer.echo)
+
+
+@app.command()
+@command
+def reader(invocation: Invocation, server: ServerOption = None) -> None:
+    """Read the servers' call state events into Kafka, until SIGTERM."""
+    from ops.services import run_reader  # noqa: PLC0415
+
+    run_reader(invocation, server)
+
+
+@app.command()
+@command
+def worker(invocation: Invocation) -> None:
+    """Make CDRs of the events in Kafka and write them to the sink, until SIGTERM."""
+    from ops.services import run_worker  # noqa: PLC0415
+
+    run_worker(invocation)
+
+
+@app.command()
+@command
+def resolve(  # noqa: PLR0917  options, passed by name
+    invocation: Invocation,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="A folder with rows.NAME.jsonl files, a JSON Lines file of rows or envelopes, "
+            "or - for standard input.",
+        ),
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="SERVER", help="Whose clock tells the time."),
+    ] = None,
+    time_correction: Annotated[
+        TimeCorrectionChoice | None,
+        typer.Option("--time-correction", help="Whether times are corrected by clock offsets."),
+    ] = None,
+    form: Annotated[FormatChoice, typer.Option("--format", help="Of the CDRs.")] = (
+        FormatChoice.JSONL
+    ),
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="CDRs; - is stdout.")] = "-",
+    provenance: Annotated[
+        str | None,
+        typer.Option("--provenance", metavar="FILE", help="Why each CDR says what it says."),
+    ] = None,
+    dead_letters: Annotated[
+        str | None,
+        typer.Option("--dead-letters", metavar="FILE", help="Rows that no CDR can be made of."),
+    ] = None,
+) -> None:
+    """Make CDRs of files: no broker, no database."""
+    from ops.offline import run_resolve  # noqa: PLC0415
+
+    run_resolve(
+        invocation,
+        inputs,
+        reference=reference,
+        time_correction=None if time_correction is None else time_correction.value,
+        form=form.value,
+        out=out,
+        provenance=provenance,
+        dead_letters=dead_letters,
+    )
+
+
+@app.command()
+@command
+def explain(
+    invocation: Invocation,
+    call_id: Annotated[str, typer.Argument(metavar="CALL-ID", help="The call's Call-ID, exactly.")],
+    from_rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-rows",
+            metavar="INPUT",
+            help="Explain from files, as `resolve` reads them; may be given several times.",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="SERVER", help="With --from-rows: whose clock."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print why a CDR says what it says: events, clocks, legs, rules."""
+    from ops.explain_command import run  # noqa: PLC0415
+
+    run(invocation, call_id, from_rows=from_rows, reference=reference, as_json=as_json)
+
+
+@app.command()
+@command
+def doctor(
+    invocation: Invocation,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also list what is in order.")
+    ] = False,
+) -> None:
+    """Check configuration, servers, clocks, broker, sink and workers; the verdict is last."""
+    from ops.doctor.command import run  # noqa: PLC0415
+
+    run(invocation, servers=server, as_json=as_json, strict=strict, verbose=verbose)
+
+
+@config_app.command("show")
+@command
+def config_show(invocation: Invocation, as_json: JsonOption = False) -> None:
+    """Print the settings in effect and where each came from, secrets hidden."""
+    from ops.config_report import as_object, as_text  # noqa: PLC0415
+
+    loaded = invocation.loaded()
+    if as_json:
+        import json  # noqa: PLC0415
+
+        typer.echo(json.dumps(as_object(loaded), indent=2))
+    else:
+        typer.echo(as_text(loaded), nl=False)
+
+
+@stack_app.command("up")
+@command
+def stack_up(
+    invocation: Invocation,
+    servers: Annotated[
+        int, typer.Option("--servers", min=1, max=20, help="How many PostgreSQL servers.")
+    ] = 2,
+    folder: Annotated[
+        str | None, typer.Option("--folder", metavar="DIR", help="Where its data lives.")
+    ] = None,
+) -> None:
+    """Start a local stack and print the configuration that speaks to it."""
+    from ops.local import stack_up as start  # noqa: PLC0415
+
+    start(invocation, servers=servers, folder=folder)
+
+
+@stack_app.command("down")
+@command
+def stack_down(
+    invocation: Invocation,
+    folder: Annotated[
+        str | None, typer.Option("--folder", metavar="DIR", help="Where its data lives.")
+    ] = None,
+) -> None:
+    """Stop the local stack and remove its data."""
+    from ops.local import stack_down as stop  # noqa: PLC0415
+
+    stop(invocation, folder=folder)
+
+
+@app.command()
+@command
+def demo(
+    _invocation: Invocation,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running at the end.")] = False,
+    calls: Annotated[
+        int, typer.Option("--calls", min=1, max=100_000, help="How many calls to make.")
+    ] = 300,
+    seed: Annotated[int, typer.Option("--seed", help="Of the traffic.")] = 1,
+) -> None:
+    """Run the whole system on this machine with real traffic and faults, and check every CDR."""
+    from ops.demo import run  # noqa: PLC0415
+
+    code = run(keep=keep, calls=calls, seed=seed)
+    raise typer.Exit(code or 0)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
