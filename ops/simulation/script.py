@@ -257,7 +257,7 @@ class CallScript:
                 other,
                 sender=sender,
                 contact=sender.contact,
-                caller_internal=sender.internal,
+                caller_internal=self.caller.internal,
                 reference=self.reference,
                 **common,
             )
