@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
-from callstate.events import CallEvent, Clock
+from callstate.events import CallEvent, Clock, content_key
 
 STATE_VERSION: Final = 1
 
@@ -25,6 +25,7 @@ class Applied(Enum):
 
     NEW = auto()
     DUPLICATE = auto()
+    TIGHTER_CLOCK = auto()  # a duplicate that carries a better probe of its server's clock
     CONFLICT = auto()  # the same identity with other content: one of both is a dead letter
     FULL = auto()  # beyond the bound: counted, not kept
 
@@ -43,6 +44,7 @@ class CallState:
         events: Identity to event.
         deadline_us: Watermark at which the call is looked at next; None: no timer.
         closed: Whether a CDR (or its absence) has been told at least once.
+        dirty: Closed, and something came since that the last telling did not know.
         revision: Revision told last, 0 before the first.
         late_events: Events that came after the call was closed.
         events_dropped: Distinct deliveries beyond the bound, counted and not kept.
@@ -55,6 +57,7 @@ class CallState:
         "askers",
         "closed",
         "deadline_us",
+        "dirty",
         "events",
         "events_dropped",
         "gaps",
@@ -67,6 +70,7 @@ class CallState:
         self.events: dict[Identity, CallEvent] = {}
         self.deadline_us: int | None = None
         self.closed = False
+        self.dirty = False
         self.revision = 0
         self.late_events = 0
         self.events_dropped = 0
@@ -85,16 +89,13 @@ class CallState:
             self.events[key] = event
             return Applied.NEW, None
         if held[:-1] == event[:-1]:
-            self._keep_best_clock(key, held, event)
-            return Applied.DUPLICATE, None
-        kept, other = sorted((held, event), key=lambda row: repr(row[:-1]))
+            if event.clock is None or (held.clock is not None and held.clock <= event.clock):
+                return Applied.DUPLICATE, None
+            self.events[key] = held._replace(clock=event.clock)
+            return Applied.TIGHTER_CLOCK, None
+        kept, other = sorted((held, event), key=content_key)
         self.events[key] = kept
         return Applied.CONFLICT, other
-
-    def _keep_best_clock(self, key: Identity, held: CallEvent, again: CallEvent) -> None:
-        """A row delivered again may carry a newer probe; the tightest one counts, in any order."""
-        if again.clock is not None and (held.clock is None or again.clock < held.clock):
-            self.events[key] = held._replace(clock=again.clock)
 
     def next_revision(self) -> int:
         """Counts what is known, so that it is the same on every run and only ever grows."""
@@ -106,6 +107,7 @@ class CallState:
             STATE_VERSION,
             self.deadline_us,
             self.closed,
+            self.dirty,
             self.revision,
             self.late_events,
             self.events_dropped,
@@ -123,11 +125,14 @@ class CallState:
             ValueError: The version is one that this program does not know.
         """
         if wire[0] != STATE_VERSION:
-            raise ValueError(f"call state of version {wire[0]!r}, this program reads {STATE_VERSION}")
+            raise ValueError(
+                f"call state of version {wire[0]!r}, this program reads {STATE_VERSION}"
+            )
         state = cls()
         (
             state.deadline_us,
             state.closed,
+            state.dirty,
             state.revision,
             state.late_events,
             state.events_dropped,
@@ -149,4 +154,4 @@ class CallState:
 
 def _event_from_wire(fields: Sequence[Any]) -> CallEvent:
     *columns, clock = fields
-    return CallEvent(*columns, clock=clock and Clock(*clock))
+    return CallEvent._make((*columns, clock and Clock(*clock)))

@@ -20,7 +20,7 @@ class EmitCdr:
 
 @dataclass(frozen=True, slots=True)
 class HideCall:
-    """This call has no CDR (music on hold, chained leg): remove one that an earlier revision wrote."""
+    """This call has no CDR (music on hold, chained leg): remove one that was written earlier."""
 
     call_id: str
     reason: str

@@ -18,7 +18,7 @@ microseconds since 1970 UTC: nothing older is to come from it but what commits l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from callstate.events import BadRow, CallEvent, Clock, read_row
@@ -137,27 +137,35 @@ def read_message(kind: str, message: object) -> Record:
         server = ""
     if message.get("v") != VERSION:
         return Malformed(f"envelope version is unknown: {message.get('v')!r:.40}", server, message)
+    reader = _READERS.get(kind)
+    if reader is None:
+        return Malformed(f"kind is unknown: {kind!r:.40}", server, message)
+    if not server and kind in _TOLD_BY_SERVERS:
+        return Malformed("server is absent", server, message)
     try:
-        if kind == EVENT:
-            if not server:
-                return Malformed("server is absent", server, message)
-            return read_row(server, message["row"], _read_clock(message.get("clock")))
-        if kind == HEARTBEAT:
-            clock = _read_clock(message.get("clock"))
-            return Heartbeat(server, int(message["progress_us"]), clock)
-        if kind == GAP:
-            return _read_gap(server, message)
-        if kind == REFERENCE_ASKED:
-            return ReferenceAsked(str(message["call_id"]), str(message["asker"]))
-        if kind == REFERENCE_KNOWN:
-            return ReferenceKnown(str(message["call_id"]), str(message["referenced"]))
+        return reader(server, message)
     except BadRow as bad:
         return Malformed(str(bad.args[0]), server, message)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as bad:
         return Malformed(
             f"{kind} cannot be read: {type(bad).__name__} {bad!s:.80}", server, message
         )
-    return Malformed(f"kind is unknown: {kind!r:.40}", server, message)
+
+
+def _read_event(server: str, message: Mapping[str, Any]) -> CallEvent:
+    return read_row(server, message["row"], _read_clock(message.get("clock")))
+
+
+def _read_heartbeat(server: str, message: Mapping[str, Any]) -> Heartbeat:
+    return Heartbeat(server, int(message["progress_us"]), _read_clock(message.get("clock")))
+
+
+def _read_asked(_: str, message: Mapping[str, Any]) -> ReferenceAsked:
+    return ReferenceAsked(str(message["call_id"]), str(message["asker"]))
+
+
+def _read_known(_: str, message: Mapping[str, Any]) -> ReferenceKnown:
+    return ReferenceKnown(str(message["call_id"]), str(message["referenced"]))
 
 
 def _read_clock(message: Any) -> Clock | None:
@@ -179,3 +187,13 @@ def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
         int(message["to_us"]),
         str(message["reason"]),
     )
+
+
+_READERS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Record]]] = {
+    EVENT: _read_event,
+    HEARTBEAT: _read_heartbeat,
+    GAP: _read_gap,
+    REFERENCE_ASKED: _read_asked,
+    REFERENCE_KNOWN: _read_known,
+}
+_TOLD_BY_SERVERS: Final = frozenset((EVENT, HEARTBEAT, GAP))

@@ -174,6 +174,19 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
     )
 
 
+def row_of(event: CallEvent) -> dict[str, Any]:
+    """The row as JSON: the table's columns, absent values as they were read."""
+    row: dict[str, Any] = dict(zip(CallEvent._fields[1:-1], event[1:-1], strict=True))
+    row["event_time"] = format_time(row.pop("time_us"))
+    row["event_type"] = row.pop("type")
+    return row
+
+
+def content_key(event: CallEvent) -> tuple[tuple[bool, Any], ...]:
+    """Orders rows by content, column by column, an absent value before any other."""
+    return tuple((value is not None, value) for value in event[:-1])
+
+
 def _whole(column: str, value: object) -> int:
     if type(value) is int:
         return value

@@ -321,7 +321,9 @@ def _answered(
         final_us = None if limit is None else start_us + limit + 1
     else:
         wait = _limit(config.failed_wait_seconds)
-        final_us = max((leg.ended_us or 0) + (wait if leg.end is None else 0) for leg in established)
+        final_us = max(
+            (leg.ended_us or 0) + (wait if leg.end is None else 0) for leg in established
+        )
     cdr = _record(
         parts, first, start, caller_tag, winner, start_us, connect_us, end_us, winner.termination
     )
@@ -349,6 +351,7 @@ def _unanswered(
     assert refusal is not None
     failure = refusal.failure
     caller_tag = first.event.from_tag
+    no_part: tuple[str, ...] = ()
     if failure is not None:
         event = failure.event
         callee_tag = event.to_tag if event.to_tag != caller_tag else ""
@@ -356,7 +359,7 @@ def _unanswered(
         status, reason = event.failure_status, event.failure_reason
         termination = ABANDONED if status == _TERMINATED else FAILED
         final_us: int | None = failure.time_us + _limit(config.failed_wait_seconds)
-        rule, missing = f"the last attempt failed with {status}", ()
+        rule, missing = f"the last attempt failed with {status}", no_part
     else:
         callee_tag, start_us, end_us, notes = "", first.time_us, None, ()
         status, reason, termination = _REQUEST_TIMEOUT, "Request Timeout", FAILED

@@ -1,0 +1,146 @@
+"""Why a CDR says what it says: the reasons, in a form that a person or a program can read.
+
+Owns the making of `Provenance` from a call's events, what was done to their times and the verdict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callstate.call import CallState
+from callstate.cdr import Provenance
+from callstate.clocks import Corrected
+from callstate.events import CallEvent, format_time, read_row
+from callstate.ordering import Order, order
+from callstate.resolution import Leg, Timed, Verdict
+
+_TEXTS = (
+    "from_tag",
+    "to_tag",
+    "from_url",
+    "to_url",
+    "contact",
+    "refer_to",
+    "referred_by",
+    "failure_reason",
+    "request_uri",
+    "reference",
+    "callee_route",
+    "branch_id",
+)
+_NUMBERS = ("failure_status", "via_count")
+
+
+def explain(
+    call_id: str,
+    state: CallState,
+    corrected: Corrected,
+    timed: list[Timed],
+    verdict: Verdict,
+    watermark_us: int | None,
+    hidden: str,
+) -> Provenance:
+    """The provenance of one revision."""
+    resolved = order(timed)
+    revision = state.next_revision()
+    rule = verdict.rule if not hidden else f"{verdict.rule}; hidden: {hidden}"
+    return Provenance(
+        call_id=call_id,
+        revision=revision,
+        events=tuple(_event(item) for item in resolved.timed),
+        servers=tuple(offset.server for offset in corrected.offsets),
+        offsets=corrected.offsets,
+        missing=verdict.missing,
+        rule=rule,
+        legs=tuple(_leg(leg, index) for index, leg in enumerate(verdict.legs)),
+        inversions=tuple(resolved.inversions),
+        watermark_us=watermark_us,
+        late_events=state.late_events,
+        events_dropped=state.events_dropped,
+        suspect=state.gaps > 0,
+        notes=verdict.notes + _skew_notes(resolved),
+    )
+
+
+def tell_briefly(
+    call_id: str,
+    state: CallState,
+    corrected: Corrected,
+    timed: list[Timed],
+    verdict: Verdict,
+    watermark_us: int | None,
+    hidden: str,
+) -> Provenance:
+    """As `explain`, without the events and their order: for those who throw the reasons away."""
+    servers = tuple(offset.server for offset in corrected.offsets)
+    return Provenance(
+        call_id, state.next_revision(), (), servers, (), verdict.missing, verdict.rule
+    )
+
+
+def _event(item: Timed) -> dict[str, Any]:
+    event = item.event
+    told: dict[str, Any] = {
+        "server": event.server,
+        "id": event.id,
+        "observer": event.observer,
+        "event_seq": event.event_seq,
+        "event_type": event.type,
+        "cseq": event.cseq,
+        "raw_time": format_time(event.time_us),
+        "time": format_time(item.time_us),
+    }
+    for name in _TEXTS:
+        text = getattr(event, name)
+        if text:
+            told[name] = text
+    for name in _NUMBERS:
+        number = getattr(event, name)
+        if number:
+            told[name] = number
+    if event.caller_internal is not None:
+        told["caller_internal"] = event.caller_internal
+    return told
+
+
+def _leg(leg: Leg, index: int) -> dict[str, Any]:
+    connect_us = leg.setup.time_us if leg.setup else None
+    ended_us = leg.ended_us
+    return {
+        "to_tag": leg.callee_tag,
+        "termination": leg.termination,
+        "connect_time": None if connect_us is None else format_time(connect_us),
+        "end_time": None if ended_us is None else format_time(ended_us),
+        "verdict": "won" if index == 0 else _why_lost(leg),
+    }
+
+
+def _why_lost(leg: Leg) -> str:
+    if leg.setup is None:
+        return "lost: no setup known"
+    if leg.ended_us is None:
+        return "lost: no end known"
+    if leg.end is None:
+        return "lost: failed, another completed"
+    return "lost: shorter than the winner"
+
+
+def _skew_notes(resolved: Order) -> tuple[str, ...]:
+    if not resolved.inversions:
+        return ()
+    servers: set[tuple[str, str]] = set()
+    for before, after in resolved.inversions:
+        one, other = resolved.timed[before].event, resolved.timed[after].event
+        if one.server != other.server:
+            servers.add((one.server, other.server))
+    pairs = ", ".join(f"{one} before {other}" for one, other in sorted(servers))
+    count = len(resolved.inversions)
+    return (
+        f"{count} pair(s) ordered by CSeq against the clocks" + (f": {pairs}" if pairs else ""),
+    )
+
+
+def event_of(told: dict[str, Any], call_id: str) -> CallEvent:
+    """The event that an entry of `Provenance.events` was made of, without its clock stamp."""
+    row = {**told, "call_id": call_id, "event_time": told["raw_time"]}
+    return read_row(told["server"], row)

@@ -1,0 +1,289 @@
+"""CDRs out of files, without broker or database: what `cdrstream resolve` does.
+
+Owns the contract that scripts rely on: the same *set* of rows gives the same bytes, in any order and
+with any duplicates, because one `PartitionProcessor` is fed all of it and every call is final at the
+end of the input.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+
+from callstate.call import CallState
+from callstate.cdr import Provenance
+from callstate.config import ResolutionConfig
+from callstate.effects import AnswerReference, AskReference, DeadLetter, Effect, EmitCdr, HideCall
+from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
+from callstate.events import CallEvent, content_key, row_of
+from callstate.processor import DictStore, PartitionProcessor
+from ops.errors import UsageError
+from ops.row_files import STDIN, RowFile, lines, read_line, row_files
+
+_BATCH_RECORDS = 1_000
+CSV_COLUMNS = (
+    "callee_aor",
+    "caller_aor",
+    "start_time",
+    "connect_time",
+    "end_time",
+    "failure_status",
+    "termination",
+    "call_id",
+)
+
+
+class Letter(NamedTuple):
+    """A dead letter and the line that it came from, where that is known already."""
+
+    effect: DeadLetter
+    source: str | None
+
+
+class Resolved(NamedTuple):
+    """What the files say.
+
+    Attributes:
+        cdrs: (start in microseconds, call-id, columns as JSON) of each CDR, sorted.
+        reasons: Provenance of each call that was written or hidden, by call-id.
+        letters: What no CDR can be made of.
+        hidden: Number of calls without a CDR by rule.
+    """
+
+    cdrs: list[tuple[int, str, bytes]]
+    reasons: dict[str, tuple[Provenance, dict[str, Any] | None]]
+    letters: list[Letter]
+    hidden: int
+
+
+def run(
+    inputs: Sequence[str],
+    *,
+    config: ResolutionConfig,
+    reference: str | None = None,
+    form: str = "jsonl",
+    out: str = STDIN,
+    provenance: str | None = None,
+    dead_letters: str | None = None,
+) -> None:
+    """Resolves files and writes what they say; `-` is standard output.
+
+    Raises:
+        UsageError: An input that does not exist, or a reference that has no rows.
+    """
+    files = row_files(inputs)
+    resolved = resolve_files(files, config, reference, explaining=provenance is not None)
+    with _writing(out) as stream:
+        if form == "csv":
+            _write_csv(stream, resolved)
+        else:
+            stream.writelines(line + b"\n" for _, _, line in resolved.cdrs)
+    if provenance is not None:
+        with _writing(provenance) as stream:
+            for call_id in sorted(resolved.reasons):
+                stream.write(_json(resolved.reasons[call_id][0].to_json()) + b"\n")
+    if dead_letters is not None:
+        with _writing(dead_letters) as stream:
+            _write_letters(stream, files, resolved.letters)
+    elif resolved.letters:
+        told = Counter(letter.effect.reason for letter in resolved.letters)
+        what = "; ".join(f"{count} x {reason}" for reason, count in told.most_common(5))
+        sys.stderr.write(f"dead letters: {len(resolved.letters)} ({what}); ")
+        sys.stderr.write("--dead-letters FILE keeps them\n")
+
+
+def resolve_files(
+    files: Sequence[RowFile],
+    config: ResolutionConfig,
+    reference: str | None,
+    *,
+    explaining: bool,
+) -> Resolved:
+    """Reads all rows, then judges every call."""
+    store = DictStore()
+    processor = PartitionProcessor(_without_limits(config), store, explaining=explaining)
+    letters: list[Letter] = []
+    servers: set[str] = set()
+    for source, records in _batches(files):
+        servers.update(record.server for record in records if type(record) is CallEvent)
+        first = _feed(processor, records)
+        letters.extend(
+            Letter(effect, source if isinstance(records[0], Malformed) else None)
+            for effect in first
+            if isinstance(effect, DeadLetter)
+        )
+    if reference is not None and reference not in servers:
+        found = ", ".join(sorted(servers)) or "none"
+        raise UsageError(f"--reference {reference}: no such server among the rows (found: {found})")
+    letters.extend(Letter(letter, None) for letter in _keep_lesser_rows(store))
+    processor.fit_traffic_clocks(reference or min(servers, default=""))
+    return _judged(processor.finish(), letters, explaining=explaining)
+
+
+def _without_limits(config: ResolutionConfig) -> ResolutionConfig:
+    """Heartbeats are left out, so that the watermark never moves and nothing is final early."""
+    return replace(config, servers=())
+
+
+def _batches(files: Sequence[RowFile]) -> Iterator[tuple[str, list[Record]]]:
+    """Records in batches; a malformed one alone, so that its line is known."""
+    for file in files:
+        batch: list[Record] = []
+        for number, line in enumerate(lines(file), 1):
+            record = read_line(line, file.server)
+            if record is None or type(record) is Heartbeat:
+                continue
+            if type(record) is Malformed:
+                yield f"{file.path}:{number}", [record]
+                continue
+            batch.append(record)
+            if len(batch) >= _BATCH_RECORDS:
+                yield file.path, batch
+                batch = []
+        if batch:
+            yield file.path, batch
+
+
+def _feed(processor: PartitionProcessor, records: Sequence[Record]) -> list[Effect]:
+    """Feeds a batch, and the references that it asks for: here all calls are in one partition."""
+    told: list[Effect] = []
+    pending: Sequence[Record] = records
+    while pending:
+        effects = processor.feed(pending)
+        told.extend(effects)
+        pending = [
+            ReferenceAsked(effect.referenced, effect.asker)
+            if isinstance(effect, AskReference)
+            else ReferenceKnown(effect.asker, effect.referenced)
+            for effect in effects
+            if isinstance(effect, AskReference | AnswerReference)
+        ]
+    return told
+
+
+def _keep_lesser_rows(store: DictStore) -> list[DeadLetter]:
+    """Of two rows with one identity in *different* calls the lesser stays, as inside one call."""
+    ids: dict[str, array[int]] = {}
+    for state in store.values():
+        for event in state.events.values():
+            if event.id is not None and -(2**63) <= event.id < 2**63:
+                ids.setdefault(event.server, array("q")).append(event.id)
+    twice: set[tuple[str, int]] = set()
+    for server, numbers in ids.items():
+        if len(set(numbers)) != len(numbers):
+            twice.update((server, n) for n, count in Counter(numbers).items() if count > 1)
+    if not twice:
+        return []
+    holders: dict[tuple[str, int], list[tuple[CallEvent, CallState]]] = {}
+    for state in store.values():
+        for event in state.events.values():
+            if event.id is not None and (event.server, event.id) in twice:
+                holders.setdefault((event.server, event.id), []).append((event, state))
+    letters = []
+    for key in sorted(holders):
+        _, *others = sorted(holders[key], key=lambda held: content_key(held[0]))
+        for event, state in others:
+            del state.events[key]
+            letters.append(
+                DeadLetter(
+                    "two rows with one identity", event.server, row_of(event), event.call_id
+                )
+            )
+    return letters
+
+
+def _judged(effects: Iterable[Effect], letters: list[Letter], *, explaining: bool) -> Resolved:
+    cdrs: list[tuple[int, str, bytes]] = []
+    reasons: dict[str, tuple[Provenance, dict[str, Any] | None]] = {}
+    hidden = 0
+    for effect in effects:
+        if isinstance(effect, EmitCdr):
+            columns = effect.cdr.columns()
+            cdrs.append((effect.cdr.start_time_us, effect.cdr.call_id, orjson.dumps(columns)))
+            if explaining:
+                reasons[effect.cdr.call_id] = (effect.provenance, columns)
+        elif isinstance(effect, HideCall):
+            hidden += 1
+            if explaining:
+                reasons[effect.call_id] = (effect.provenance, None)
+        elif isinstance(effect, DeadLetter):
+            letters.append(Letter(effect, None))
+    cdrs.sort()
+    return Resolved(cdrs, reasons, letters, hidden)
+
+
+# -- writing -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[IO[bytes]]:
+    if path == STDIN:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with Path(path).open("wb") as stream:
+        yield stream
+
+
+def _json(told: object) -> bytes:
+    """JSON of anything that was read, lone surrogates as U+FFFD and integers of any size."""
+    try:
+        return orjson.dumps(told)
+    except TypeError:
+        import json  # noqa: PLC0415  rare: only for what strangers made up
+
+        text = json.dumps(told, ensure_ascii=False)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _write_csv(stream: IO[bytes], resolved: Resolved) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(CSV_COLUMNS)
+    for _, _, line in resolved.cdrs:
+        columns = orjson.loads(line)
+        writer.writerow("" if columns[name] is None else columns[name] for name in CSV_COLUMNS)
+    text.detach()
+
+
+def _write_letters(stream: IO[bytes], files: Sequence[RowFile], letters: list[Letter]) -> None:
+    """One object a line, sorted by where it came from."""
+    wanted = {_json(letter.effect.raw) for letter in letters if letter.source is None}
+    sources = _sources_of(files, wanted) if wanted else {}
+    told = []
+    for letter in letters:
+        effect = letter.effect
+        source = letter.source or sources.get((effect.server, _json(effect.raw)), "")
+        told.append((source, effect.reason, effect.server, _json(effect.raw), effect))
+    seen = set()
+    for source, reason, server, raw, effect in sorted(told, key=lambda item: item[:4]):
+        if (source, reason, raw) in seen:
+            continue
+        seen.add((source, reason, raw))
+        letter_json = {"reason": reason, "source": source, "server": server, "raw": effect.raw}
+        stream.write(_json(letter_json) + b"\n")
+
+
+def _sources_of(files: Sequence[RowFile], wanted: set[bytes]) -> dict[tuple[str, bytes], str]:
+    """First line that holds each wanted row: a second reading, so that none holds its line."""
+    found: dict[tuple[str, bytes], str] = {}
+    for file in files:
+        if file.path == STDIN or not Path(file.path).is_file():
+            continue
+        for number, line in enumerate(lines(file), 1):
+            record = read_line(line, file.server)
+            if type(record) is CallEvent:
+                key = (record.server, _json(row_of(record)))
+                if key[1] in wanted:
+                    found.setdefault(key, f"{file.path}:{number}")
+    return found
