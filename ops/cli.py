@@ -120,7 +120,7 @@ def worker(invocation: Invocation) -> None:
 
 @app.command()
 @command
-def resolve(  # noqa: PLR0917  options, passed by name
+def resolve(
     invocation: Invocation,
     inputs: Annotated[
         list[str],

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, Secret, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from ops.config_sections import settings_of
 from ops.redaction import HIDDEN
 
 _SHOWN_CHARACTERS: Final = 80
@@ -91,7 +92,7 @@ def _setting(model: type[BaseModel], loc: tuple[str, ...]) -> tuple[str, ...]:
 def _step(annotation: Any, name: str) -> Any:
     model = _model(annotation)
     if model is not None:
-        field = model.model_fields.get(name)
+        field = settings_of(model).get(name)
         return None if field is None else field.annotation
     return get_args(annotation)[1] if _mapping(annotation) else None
 
@@ -121,7 +122,7 @@ def _is_secret(annotation: Any) -> bool:
 
 def _description(path: tuple[str, ...], model: type[BaseModel]) -> str:
     inner = _model(_annotation(path[:-1], model))
-    field = inner.model_fields.get(path[-1]) if inner else None
+    field = settings_of(inner).get(path[-1]) if inner else None
     return (field.description if field else None) or "it has no default"
 
 
@@ -147,5 +148,5 @@ def _suggestion(path: tuple[str, ...], model: type[BaseModel]) -> str:
 def _names(annotation: Any) -> list[str]:
     model = _model(annotation)
     if model is not None:
-        return list(model.model_fields)
+        return list(settings_of(model))
     return []

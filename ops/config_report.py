@@ -51,8 +51,8 @@ def _header(section: _Path) -> list[str]:
 
 
 def _settings(section: BaseModel, path: _Path) -> Iterator[tuple[_Path, Any]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
+    for attribute, field in type(section).model_fields.items():
+        name, value = field.alias or attribute, getattr(section, attribute)
         if isinstance(value, BaseModel):
             yield from _settings(value, (*path, name))
         elif isinstance(value, dict):

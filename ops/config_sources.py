@@ -23,8 +23,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from ops import legacy_config
-from ops.config import KAFKA_ALIASES, SERVER_NAME, Config
+from ops.config import Config
 from ops.config_errors import explain_validation
+from ops.config_sections import KAFKA_ALIASES, SERVER_NAME
 from ops.errors import ConfigError
 
 PREFIX: Final = "CDRSTREAM_"

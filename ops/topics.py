@@ -1,0 +1,188 @@
+"""The topics of Kafka: which there are, how they must be, whether they are, and their creation.
+
+Owns names, partition counts and cleanup policies. Refuses to read or write records. The changelog
+of the open calls belongs to the stream app, which makes it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ops.errors import OpsError
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+    from ops.config_sections import Kafka
+
+TIMEOUT_SECONDS: Final = 10.0
+DAY_MS: Final = 86_400_000
+# A whole dead row, with its envelope, must fit: headers of 1 MB were seen in attacks.
+MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What one topic must be.
+
+    Attributes:
+        name: Whole name.
+        partitions: Count; fixed when the topic is created.
+        config: The broker's settings of that topic which matter to us.
+        meaning: What it carries, in a few words.
+    """
+
+    name: str
+    partitions: int
+    config: tuple[tuple[str, str], ...]
+    meaning: str
+
+    @property
+    def compacted(self) -> bool:
+        """Whether only the last record of each key is kept."""
+        return ("cleanup.policy", "compact") in self.config
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """What the broker says of a topic; `partitions` is None where there is no such topic."""
+
+    topic: Topic
+    partitions: int | None
+    replication_factor: int | None = None
+    config: tuple[tuple[str, str], ...] = ()
+
+    def setting(self, name: str) -> str | None:
+        """One of the broker's settings of that topic."""
+        return dict(self.config).get(name)
+
+
+def required(kafka: Kafka) -> list[Topic]:
+    """Every topic that the configuration asks for."""
+    kept = (
+        ("cleanup.policy", "delete"),
+        ("retention.ms", str(round(kafka.retention_days * DAY_MS))),
+        ("max.message.bytes", str(MESSAGE_BYTES_MAX)),
+    )
+    compacted = (("cleanup.policy", "compact"), ("max.message.bytes", str(MESSAGE_BYTES_MAX)))
+    events, count = kafka.events_topic, kafka.partitions
+    return [
+        Topic(events, count, kept, "events, heartbeats and gaps"),
+        Topic(f"{events}.dead-letter", 1, kept, "what could not be read, with the reason"),
+        Topic(kafka.topic("call-references"), count, kept, "questions between calls"),
+        Topic(kafka.topic("cdrs"), count, kept, "revisions of CDRs"),
+        Topic(kafka.topic("observer-state-events"), 1, kept, "restarts of the proxies"),
+        Topic(kafka.topic("reader-positions"), 1, compacted, "how far each reader has got"),
+        Topic(kafka.topic("status"), 1, compacted, "what each process says of itself"),
+    ]
+
+
+def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> AdminClient:
+    """A client for the broker; it connects at its first call."""
+    import logging  # noqa: PLC0415
+
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415  not needed by `resolve`
+
+    quiet = logging.getLogger("cdrstream.librdkafka")
+    quiet.setLevel(logging.CRITICAL)  # what it would say is what the call raises
+    properties: dict[str, str | int | float | bool] = {
+        **kafka.client_properties(),
+        "socket.timeout.ms": int(timeout_seconds * 1_000),
+        "socket.connection.setup.timeout.ms": max(1_000, int(timeout_seconds * 1_000)),
+    }
+    return AdminClient(properties, logger=quiet)
+
+
+def states(
+    admin: AdminClient, topics: Sequence[Topic], timeout_seconds: float = TIMEOUT_SECONDS
+) -> list[TopicState]:
+    """How each topic is now.
+
+    Raises:
+        OpsError: The broker is not there.
+    """
+    from confluent_kafka import KafkaException  # noqa: PLC0415
+    from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
+    from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
+
+    try:
+        known = admin.list_topics(timeout=timeout_seconds).topics
+        there = [topic for topic in topics if topic.name in known]
+        resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in there]
+        asked = admin.describe_configs(resources, request_timeout=timeout_seconds) if there else {}
+        configs = {
+            resource.name: future.result(timeout_seconds) for resource, future in asked.items()
+        }
+    except KafkaException as error:
+        raise broker_away(error) from error
+    found = []
+    for topic in topics:
+        if topic.name not in configs:
+            found.append(TopicState(topic, None))
+            continue
+        partitions = known[topic.name].partitions
+        replicas = min((len(part.replicas) for part in partitions.values()), default=0)
+        settings = tuple((name, str(e.value)) for name, e in configs[topic.name].items())
+        found.append(TopicState(topic, len(partitions), replicas, settings))
+    return found
+
+
+def broker_away(error: Exception) -> OpsError:
+    """What to say where the broker cannot be spoken to."""
+    detail: Any = error.args[0] if error.args else error
+    text = detail.str() if hasattr(detail, "str") else str(detail)
+    return OpsError(
+        f"Kafka: {text}",
+        "is the broker running, and are kafka.bootstrap_servers and kafka.security_protocol right?",
+    )
+
+
+def wrong_count(state: TopicState) -> OpsError:
+    """The one difference that cannot be mended: keys would change their partitions."""
+    return OpsError(
+        f"topic {state.topic.name} has {state.partitions} partitions, "
+        f"kafka.partitions asks for {state.topic.partitions}",
+        f"set kafka.partitions = {state.partitions}, or use a new kafka.topic_prefix; "
+        "a topic's partitions cannot be changed without moving calls between workers",
+    )
+
+
+def create_missing(kafka: Kafka) -> Iterator[tuple[Topic, bool]]:
+    """Creates what is missing; yields every topic and whether it was created now.
+
+    Raises:
+        OpsError: The broker is not there or refuses, or a topic has another partition count.
+    """
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+    from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
+
+    admin = admin_client(kafka)
+    current = states(admin, required(kafka))
+    for state in current:
+        if state.partitions not in (None, state.topic.partitions):
+            raise wrong_count(state)
+    for state in current:
+        topic = state.topic
+        if state.partitions is not None:
+            yield topic, False
+            continue
+        new = NewTopic(
+            topic.name,
+            num_partitions=topic.partitions,
+            replication_factor=kafka.replication_factor,
+            config=dict(topic.config),
+        )
+        future = admin.create_topics([new], operation_timeout=TIMEOUT_SECONDS)[topic.name]
+        try:
+            future.result(2 * TIMEOUT_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise OpsError(
+                    f"topic {topic.name} cannot be created: {error.args[0].str()}",
+                    "may this user create topics, and has the broker the replicas asked for?",
+                ) from error
+            yield topic, False  # somebody else was quicker
+            continue
+        yield topic, True
