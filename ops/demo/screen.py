@@ -1,0 +1,169 @@
+"""What the demo shows while it runs: a live table on a terminal, plain lines elsewhere.
+
+Owns the wording and the layout. Refuses to ask anybody (`facts`) and to judge (`verdict`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ops.demo.facts import ServerFacts, SinkFacts
+from ops.demo.plan import CLOCKS
+from ops.simulation.script import US
+
+PLAIN_SECONDS: Final = 5.0
+_LINES: Final = 6
+_NONE: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything that is shown at one moment."""
+
+    servers: Sequence[ServerFacts]
+    sink: SinkFacts | None
+    expected: int
+    waiting_for: str
+    holder: str = ""
+
+
+class Screen:
+    """Shows pictures and remarks; use as a context."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._remarks: deque[str] = deque(maxlen=_LINES)
+        self._begun = time.monotonic()
+        self._last_plain = 0.0
+        self._picture: Picture | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(
+                console=self._console, refresh_per_second=4, transient=True, auto_refresh=False
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """A remark with the time since the beginning; it stays."""
+        line = f"{time.monotonic() - self._begun:6.1f} s  {text}"
+        if self._live is None:
+            self._console.print(Text(line), soft_wrap=True)
+            return
+        self._live.console.print(Text(line))
+        self._refresh()
+
+    def show(self, picture: Picture) -> None:
+        """The newest picture; on a terminal at once, elsewhere a line every few seconds."""
+        self._picture = picture
+        if self._live is not None:
+            self._refresh()
+        elif time.monotonic() - self._last_plain >= PLAIN_SECONDS:
+            self._last_plain = time.monotonic()
+            self.say(_plain(picture))
+
+    def _refresh(self) -> None:
+        if self._live is not None and self._picture is not None:
+            self._live.update(_rich(self._picture), refresh=True)
+
+
+def watermark_words(picture: Picture) -> str:
+    """How far every partition is, and who holds it up."""
+    sink = picture.sink
+    if sink is None:
+        return "the sink's database does not answer"
+    if sink.watermark_us is None:
+        return f"no watermark yet in {len(sink.behind)} partitions"
+    moment = datetime.fromtimestamp(sink.watermark_us / US, UTC)
+    behind = time.time() - sink.watermark_us / US
+    held = f", held by {picture.holder}" if picture.holder else ""
+    return (
+        f"every call that ended before {moment:%H:%M:%S} is in cdrs ({behind:.1f} s behind{held})"
+    )
+
+
+def _plain(picture: Picture) -> str:
+    servers = "; ".join(
+        f"{one.name}: {one.written}/{one.planned} rows, published {_whole(one.published)}, "
+        f"lag {_seconds(one.capture_lag_seconds)}, clock {_offset(one)}"
+        for one in picture.servers
+    )
+    cdrs = _NONE if picture.sink is None else str(picture.sink.cdrs)
+    return f"{servers} | {cdrs}/{picture.expected} CDRs | {watermark_words(picture)}"
+
+
+def _rich(picture: Picture) -> RenderableType:
+    table = Table(title="servers", title_justify="left", expand=False)
+    for name, side in (
+        ("server", "left"),
+        ("clock was set", "left"),
+        ("rows written", "right"),
+        ("published", "right"),
+        ("capture lag", "right"),
+        ("offset measured", "right"),
+        ("really", "right"),
+        ("unread WAL", "right"),
+        ("reader", "left"),
+    ):
+        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    for one in picture.servers:
+        table.add_row(
+            one.name,
+            CLOCKS[one.name].described,
+            f"{one.written}/{one.planned}",
+            _whole(one.published),
+            _seconds(one.capture_lag_seconds),
+            _offset(one),
+            f"{one.real_offset_ms / 1_000:+.3f} s",
+            _NONE if one.unread_bytes is None else f"{one.unread_bytes / 1_024:.0f} KiB",
+            one.state,
+        )
+    sink = picture.sink
+    lines = [
+        Text(watermark_words(picture)),
+        Text(
+            f"CDRs {_NONE if sink is None else sink.cdrs} of {picture.expected}"
+            + ("" if sink is None else f", hidden {sink.hidden}, revised by late events ")
+            + ("" if sink is None else str(sink.revised))
+        ),
+        Text(f"waiting for {picture.waiting_for}"),
+    ]
+    return Group(table, *lines)
+
+
+def _whole(value: int | None) -> str:
+    return _NONE if value is None else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f} s"
+
+
+def _offset(one: ServerFacts) -> str:
+    if one.offset_ms is None:
+        return "not measured"
+    error = "" if one.error_ms is None else f" +- {one.error_ms / 1_000:.3f}"
+    return f"{one.offset_ms / 1_000:+.3f}{error} s"
