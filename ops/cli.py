@@ -274,3 +274,7 @@ def demo(
 def main() -> None:
     """Entry point of the command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

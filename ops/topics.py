@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS: Final = 10.0
 DAY_MS: Final = 86_400_000
-# A whole dead row, with its envelope, must fit: headers of 1 MB were seen in attacks.
-MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+# What the event topic refuses for its size must fit here, whole.
+DEAD_LETTER_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,25 @@ def required(kafka: Kafka) -> list[Topic]:
     kept = (
         ("cleanup.policy", "delete"),
         ("retention.ms", str(round(kafka.retention_days * DAY_MS))),
-        ("max.message.bytes", str(MESSAGE_BYTES_MAX)),
     )
-    compacted = (("cleanup.policy", "compact"), ("max.message.bytes", str(MESSAGE_BYTES_MAX)))
+    dead = (*kept, ("max.message.bytes", str(DEAD_LETTER_BYTES_MAX)))
+    # Small segments, so that compaction keeps up and a start reads little.
+    compacted = (
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", str(4 * 1024 * 1024)),
+        ("segment.ms", str(DAY_MS // 24)),
+        ("min.cleanable.dirty.ratio", "0.1"),
+        ("delete.retention.ms", str(DAY_MS)),
+    )
     events, count = kafka.events_topic, kafka.partitions
+    observers = kafka.topic("observer-state-events")
     return [
         Topic(events, count, kept, "events, heartbeats and gaps"),
-        Topic(f"{events}.dead-letter", 1, kept, "what could not be read, with the reason"),
+        Topic(f"{events}.dead-letter", 1, dead, "what could not be read, with the reason"),
         Topic(kafka.topic("call-references"), count, kept, "questions between calls"),
         Topic(kafka.topic("cdrs"), count, kept, "revisions of CDRs"),
-        Topic(kafka.topic("observer-state-events"), 1, kept, "restarts of the proxies"),
+        Topic(observers, 1, kept, "restarts of the proxies"),
+        Topic(f"{observers}.dead-letter", 1, dead, "what of these could not be read"),
         Topic(kafka.topic("reader-positions"), 1, compacted, "how far each reader has got"),
         Topic(kafka.topic("status"), 1, compacted, "what each process says of itself"),
     ]

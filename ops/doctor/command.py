@@ -1,0 +1,275 @@
+"""The command `doctor`: which checks there are, how they hang together, how they are printed.
+
+Owns the list, the report and the exit code. Refuses to judge: the modules beside it do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import typer
+
+from ops.config import Config
+from ops.config_sources import Loaded
+from ops.doctor import broker, clocks, server_facts, servers, sink
+from ops.doctor.checks import Check, Checked, Finding, Outcome, fail, ok, run_all, warn, worst
+from ops.errors import EXIT_FAILED
+from ops.invocation import Invocation
+from ops.redaction import scrub
+
+JSON_VERSION = 1
+T = TypeVar("T")
+
+
+class Fact(Generic[T]):
+    """What one check gathers for those that need it."""
+
+    def __init__(self, gather: Callable[[], T]) -> None:
+        self._gather = gather
+        self._ready = threading.Event()
+        self.value: T
+
+    def get(self) -> T:
+        """The fact; asked for once."""
+        if not self._ready.is_set():
+            self.value = self._gather()
+            self._ready.set()
+        return self.value
+
+
+def run(
+    invocation: Invocation,
+    *,
+    servers: Sequence[str] | None,
+    as_json: bool,
+    strict: bool,
+    verbose: bool,
+) -> None:
+    """Runs every check, prints what it found; ends with 1 where something cannot work."""
+    loaded = invocation.loaded()
+    names = list(servers) if servers else list(loaded.config.servers)
+    for name in names:
+        loaded.config.server(name)  # an unknown one is bad usage
+    checked = run_all(checks(loaded, names))
+    outcome = worst(result.outcome for result in checked)
+    failed = outcome is Outcome.FAIL or (strict and outcome is Outcome.WARN)
+    if as_json:
+        typer.echo(json.dumps(as_object(checked, failed=failed), indent=2))
+    else:
+        for line in report(checked, verbose=verbose, failed=failed):
+            typer.echo(line)
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def checks(loaded: Loaded, names: Sequence[str]) -> list[Check]:
+    """Every check, after those that it needs."""
+    config = loaded.config
+    found = [Check("configuration", "file", lambda: configuration(loaded))]
+    for name in names:
+        found += _server_checks(config, name)
+    found += _broker_checks(config, names)
+    if config.sink.dsn is not None:
+        found += _sink_checks(config)
+    return found + _clock_checks(config, names)
+
+
+def configuration(loaded: Loaded) -> list[Finding]:
+    """The file itself: there, and not readable by others where it holds secrets."""
+    config, path = loaded.config, loaded.file
+    findings = []
+    if path is None:
+        findings.append(
+            warn("no configuration file was found", "cdrstream.toml", "name it with --config FILE")
+        )
+    elif _holds_secrets(path) and _others_may_read(path):
+        findings.append(
+            warn(f"{path} holds secrets and others may read it", "mode 600", f"chmod 600 {path}")
+        )
+    if not config.servers:
+        findings.append(
+            fail("no server is configured", "[[servers]]", "add a table with name and dsn")
+        )
+    if config.sink.dsn is None:
+        findings.append(
+            warn("sink.dsn is not set: the sink is not checked", "for a worker's machine: one")
+        )
+    findings.extend(warn(notice) for notice in loaded.notices)
+    return findings or [ok(f"{path}: {len(config.servers)} server(s)")]
+
+
+def _holds_secrets(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace").lower()
+    return "password" in text or scrub(text) != text
+
+
+def _others_may_read(path: Path) -> bool:
+    return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def _server_checks(config: Config, name: str) -> list[Check]:
+    server = config.servers[name]
+    dsn = server.dsn.get_secret_value()
+    slot = server.slot or "cdrstream_" + name.replace("-", "_")
+    group = servers.group_of(name)
+    facts = Fact(
+        lambda: server_facts.gather(
+            dsn, publication=server.publication, slot=slot, tables=servers.TABLES
+        )
+    )
+
+    def check(what: str, run: Callable[[], Sequence[Finding]]) -> Check:
+        return Check(group, what, run, (f"{group}/connect",))
+
+    return [
+        Check(group, "connect", lambda: servers.version_and_rights(name, facts.get())),
+        check("settings", lambda: servers.settings(facts.get())),
+        check("replication", lambda: [ok(f"system {server_facts.replication_connect(dsn)}")]),
+        check("tables", lambda: servers.tables(facts.get())),
+        check("publication", lambda: servers.publication(name, server.publication, facts.get())),
+        check("slot", lambda: servers.slot(name, slot, facts.get())),
+        check("load", lambda: servers.load(facts.get())),
+    ]
+
+
+def _broker_checks(config: Config, names: Sequence[str]) -> list[Check]:
+    kafka = config.kafka
+    states = Fact(lambda: broker.topic_states(kafka))
+    needs = ("broker/connect",)
+
+    def connect() -> list[Finding]:
+        states.get()
+        return [ok(f"Kafka at {kafka.bootstrap_servers}")]
+
+    return [
+        Check("broker", "connect", connect),
+        Check("broker", "topics", lambda: broker.topics(states.get()), needs),
+        Check("broker", "replicas", lambda: broker.replication(states.get()), needs),
+        Check("broker", "write", lambda: broker.may_write(kafka), ("broker/topics",)),
+        Check(
+            "broker",
+            "heartbeats",
+            lambda: broker.heartbeats(broker.newest_heartbeats(kafka), names, kafka.partitions),
+            ("broker/topics",),
+        ),
+    ]
+
+
+def _sink_checks(config: Config) -> list[Check]:
+    from stream_app.migrations import migrations  # noqa: PLC0415  readers' machines need it not
+
+    facts = Fact(
+        lambda: sink.gather(config.sink_dsn(), config.sink.schema_name, config.kafka.events_topic)
+    )
+
+    def connect() -> list[Finding]:
+        return [ok(f"database {facts.get().database['database']}")]
+
+    def schema() -> list[Finding]:
+        return sink.schema(facts.get(), len(migrations()))
+
+    return [
+        Check("sink", "connect", connect),
+        Check("sink", "schema", schema, ("sink/connect",)),
+        Check("sink", "privileges", lambda: sink.privileges(facts.get()), ("sink/schema",)),
+        Check(
+            "sink",
+            "workers",
+            lambda: sink.workers(facts.get(), config.kafka.partitions),
+            ("sink/schema",),
+        ),
+    ]
+
+
+def _clock_checks(config: Config, names: Sequence[str]) -> list[Check]:
+    dsn = config.reference_dsn()
+    if dsn is None:
+        return []
+    rules = config.resolution
+    reference = Fact(lambda: clocks.measure(dsn))
+
+    def measured() -> list[Finding]:
+        return [ok(f"reference answers within {2_000 * reference.get().error_seconds:.1f} ms")]
+
+    def judged(name: str) -> list[Finding]:
+        return clocks.judge(
+            clocks.measure(config.servers[name].dsn.get_secret_value()),
+            reference.get(),
+            warning_seconds=rules.skew_warning_seconds,
+            allowed_lateness_seconds=rules.allowed_lateness_seconds,
+            corrected=rules.time_correction == "auto",
+        )
+
+    found = [Check("clocks", "reference", measured)]
+    for name in names:
+        needs = ("clocks/reference", f"{servers.group_of(name)}/connect")
+        found.append(Check("clocks", name, partial(judged, name), needs))
+    return found
+
+
+def report(checked: Sequence[Checked], *, verbose: bool, failed: bool) -> list[str]:
+    """A line for each finding, what to do under those that are not in order, the verdict last."""
+    lines: list[str] = []
+    group = ""
+    for result in checked:
+        shown = [f for f in result.findings if verbose or f.outcome is not Outcome.OK]
+        if shown and result.check.group != group:
+            group = result.check.group
+            lines.append(group)
+        for finding in shown:
+            lines.append(f"  {finding.outcome:<4}  {result.check.name}: {finding.found}")
+            if finding.needed:
+                lines.append(f"        needed: {finding.needed}")
+            if finding.advice:
+                lines.append(f"        do: {finding.advice}")
+    return [*lines, verdict(checked, failed=failed)]
+
+
+def verdict(checked: Sequence[Checked], *, failed: bool) -> str:
+    """One line that says it all."""
+    counts = {
+        outcome: sum(f.outcome is outcome for result in checked for f in result.findings)
+        for outcome in Outcome
+    }
+    told = ", ".join(
+        f"{count} {word}"
+        for outcome, word in (
+            (Outcome.FAIL, "failed"),
+            (Outcome.WARN, "to look at"),
+            (Outcome.SKIP, "skipped"),
+            (Outcome.OK, "in order"),
+        )
+        if (count := counts[outcome])
+    )
+    if failed:
+        groups = dict.fromkeys(r.check.group for r in checked if r.outcome is Outcome.FAIL)
+        return f"NOT in order: {told}" + (f" (first: {next(iter(groups))})" if groups else "")
+    return f"In order: {told}"
+
+
+def as_object(checked: Sequence[Checked], *, failed: bool) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "v": JSON_VERSION,
+        "ok": not failed,
+        "verdict": verdict(checked, failed=failed),
+        "findings": [
+            {
+                "group": result.check.group,
+                "check": result.check.name,
+                "outcome": finding.outcome.lower(),
+                "found": finding.found,
+                "needed": finding.needed or None,
+                "advice": finding.advice or None,
+            }
+            for result in checked
+            for finding in result.findings
+        ],
+    }
