@@ -32,7 +32,7 @@ class Offset(NamedTuple):
 class TrafficClocks(Protocol):
     """Offsets as the traffic tells them."""
 
-    def offset(self, server: str, time_us: int) -> Offset | None:
+    def offset(self, server: str, time_us: int, row_id: int) -> Offset | None:
         """Offset of `server` when its own clock read `time_us`; None where it cannot be told."""
 
 
@@ -81,7 +81,7 @@ def _points(
     if not found and traffic is not None:
         source = TRAFFIC
         for event in events:
-            offset = traffic.offset(server, event.time_us)
+            offset = traffic.offset(server, event.time_us, event.id or 0)
             if offset is not None:
                 found.append((event.time_us, offset))
     if not found:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from callstate import events as kinds
 from callstate.call import Applied, CallState
 from callstate.chains import chained_calls
+from callstate.clock_steps import Position
 from callstate.clocks import PROBE, Corrected, TrafficClocks, correct, corrected_progress
 from callstate.config import ResolutionConfig, to_us
 from callstate.counters import Counters
@@ -29,8 +30,10 @@ from callstate.effects import (
 )
 from callstate.envelope import Gap, Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent, row_of
+from callstate.exchanges import Exchange, exchanges
 from callstate.provenance import explain, tell_briefly
 from callstate.resolution import Verdict, resolve, timed_in_order
+from callstate.traffic_clocks import fit
 from callstate.watermark import Watermark
 
 SNAPSHOT_VERSION = 1
@@ -137,7 +140,17 @@ class PartitionProcessor:
             yield from self._effects
 
     def fit_traffic_clocks(self, reference: str) -> None:
-        """Measures the servers' clocks by the calls that are held."""
+        """Measures the servers' clocks by the calls that are held, before `finish`."""
+        found: list[Exchange] = []
+        for _, state in self._calls.items():
+            found.extend(exchanges(state.events.values()))
+        self._traffic = fit(found, reference, self._rows_of) if found else None
+
+    def _rows_of(self, server: str) -> Iterator[Position]:
+        for _, state in self._calls.items():
+            for event in state.events.values():
+                if event.server == server:
+                    yield Position(event.id or 0, event.time_us)
 
     def use_traffic_clocks(self, clocks: TrafficClocks | None) -> None:
         """Offsets for servers whose events carry no probe."""
