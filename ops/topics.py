@@ -105,7 +105,7 @@ def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Admi
 
 
 def states(
-    admin: AdminClient, topics: Sequence[Topic], timeout_seconds: float = TIMEOUT_SECONDS
+    kafka: Kafka, topics: Sequence[Topic], timeout_seconds: float = TIMEOUT_SECONDS
 ) -> list[TopicState]:
     """How each topic is now.
 
@@ -116,6 +116,7 @@ def states(
     from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
     from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
 
+    admin = admin_client(kafka, timeout_seconds)
     try:
         known = admin.list_topics(timeout=timeout_seconds).topics
         there = [topic for topic in topics if topic.name in known]
@@ -125,7 +126,7 @@ def states(
             resource.name: future.result(timeout_seconds) for resource, future in asked.items()
         }
     except KafkaException as error:
-        raise broker_away(error) from error
+        raise broker_away(kafka, error) from error
     found = []
     for topic in topics:
         if topic.name not in configs:
@@ -138,12 +139,12 @@ def states(
     return found
 
 
-def broker_away(error: Exception) -> OpsError:
+def broker_away(kafka: Kafka, error: Exception) -> OpsError:
     """What to say where the broker cannot be spoken to."""
     detail: Any = error.args[0] if error.args else error
     text = detail.str() if hasattr(detail, "str") else str(detail)
     return OpsError(
-        f"Kafka: {text}",
+        f"Kafka at {kafka.bootstrap_servers}: {text}",
         "is the broker running, and are kafka.bootstrap_servers and kafka.security_protocol right?",
     )
 
@@ -167,8 +168,8 @@ def create_missing(kafka: Kafka) -> Iterator[tuple[Topic, bool]]:
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
     from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
 
+    current = states(kafka, required(kafka))
     admin = admin_client(kafka)
-    current = states(admin, required(kafka))
     for state in current:
         if state.partitions not in (None, state.topic.partitions):
             raise wrong_count(state)

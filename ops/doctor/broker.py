@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, fail, ok, warn
 from ops.errors import OpsError
-from ops.topics import DAY_MS, TopicState, admin_client, broker_away, required, states
+from ops.topics import DAY_MS, TopicState, broker_away, required, states
 
 if TYPE_CHECKING:
     from ops.config_sections import Kafka
@@ -29,7 +29,7 @@ def topic_states(kafka: Kafka) -> list[TopicState]:
     Raises:
         OpsError: The broker is not there.
     """
-    return states(admin_client(kafka, TIME_LIMIT_SECONDS), required(kafka), TIME_LIMIT_SECONDS)
+    return states(kafka, required(kafka), TIME_LIMIT_SECONDS)
 
 
 def topics(found: Sequence[TopicState]) -> list[Finding]:
@@ -141,7 +141,7 @@ def newest_heartbeats(kafka: Kafka) -> dict[int, dict[str, float]]:
         consumer.assign(starts)
         return _read_tail(consumer, ends)
     except KafkaException as error:
-        raise broker_away(error) from error
+        raise broker_away(kafka, error) from error
     finally:
         consumer.close()
 

@@ -129,9 +129,15 @@ def _server_checks(config: Config, name: str) -> list[Check]:
         return Check(group, what, run, (f"{group}/connect",))
 
     return [
-        Check(group, "connect", lambda: servers.version_and_rights(name, facts.get())),
+        Check(group, "connect", lambda: servers.version(facts.get())),
+        check("rights", lambda: servers.rights(name, facts.get())),
         check("settings", lambda: servers.settings(facts.get())),
-        check("replication", lambda: [ok(f"system {server_facts.replication_connect(dsn)}")]),
+        Check(
+            group,
+            "replication",
+            lambda: [ok(f"system {server_facts.replication_connect(dsn)}")],
+            (f"{group}/rights", f"{group}/settings"),
+        ),
         check("tables", lambda: servers.tables(facts.get())),
         check("publication", lambda: servers.publication(name, server.publication, facts.get())),
         check("slot", lambda: servers.slot(name, slot, facts.get())),

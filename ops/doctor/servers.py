@@ -5,7 +5,7 @@ Owns the judgement of its facts: pure functions from `ServerFacts` to findings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from ops.doctor.checks import Finding, cannot_tell, fail, ok, warn
@@ -55,8 +55,8 @@ SCHEMA_7: Final[Mapping[str, Mapping[str, str]]] = {
 _PROVISION: Final = "cdrstream provision --admin-dsn {name}='host=... user=postgres ...'"
 
 
-def version_and_rights(name: str, facts: ServerFacts) -> list[Finding]:
-    """PostgreSQL's version, encryption, and what the role may do."""
+def version(facts: ServerFacts) -> list[Finding]:
+    """PostgreSQL's version, and whether the connection is encrypted."""
     server = facts.server
     findings = [
         ok(f"PostgreSQL {server['version']}, database {server['database']}")
@@ -67,16 +67,21 @@ def version_and_rights(name: str, facts: ServerFacts) -> list[Finding]:
         findings.append(
             warn("the connection is not encrypted", "TLS", "add sslmode=verify-full to the dsn")
         )
-    if not server["may_replicate"]:
-        role = server["role"]
-        findings.append(
-            fail(
-                f"role {role} may not replicate",
-                "LOGIN and REPLICATION",
-                f'ALTER ROLE "{role}" REPLICATION;   or: {_PROVISION.format(name=name)}',
-            )
-        )
     return findings
+
+
+def rights(name: str, facts: ServerFacts) -> list[Finding]:
+    """Whether the role may stream."""
+    role = facts.server["role"]
+    if facts.server["may_replicate"]:
+        return [ok(f"role {role} may replicate")]
+    return [
+        fail(
+            f"role {role} may not replicate",
+            "LOGIN and REPLICATION",
+            f'ALTER ROLE "{role}" REPLICATION;   or: {_PROVISION.format(name=name)}',
+        )
+    ]
 
 
 def settings(facts: ServerFacts) -> list[Finding]:
@@ -313,13 +318,14 @@ def group_of(name: str) -> str:
     return f"server {name}"
 
 
-__all__: Sequence[str] = (
+__all__ = (
     "TABLES",
     "group_of",
     "load",
     "publication",
+    "rights",
     "settings",
     "slot",
     "tables",
-    "version_and_rights",
+    "version",
 )
