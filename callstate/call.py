@@ -74,8 +74,8 @@ class CallState:
         self.revision = 0
         self.late_events = 0
         self.events_dropped = 0
-        self.known: set[str] = set()
-        self.askers: set[str] = set()
+        self.known: frozenset[str] = frozenset()
+        self.askers: frozenset[str] = frozenset()
         self.gaps = 0
 
     def apply(self, event: CallEvent, events_max: int) -> tuple[Applied, CallEvent | None]:
@@ -141,8 +141,8 @@ class CallState:
             state.gaps,
             events,
         ) = wire[1:]
-        state.known.update(known)
-        state.askers.update(askers)
+        state.known = frozenset(known)
+        state.askers = frozenset(askers)
         state.add(_event_from_wire(fields) for fields in events)
         return state
 

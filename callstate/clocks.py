@@ -10,7 +10,7 @@ error bound: below that nothing is known that a correction could use.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from callstate.cdr import AppliedOffset
@@ -44,27 +44,21 @@ class Corrected(NamedTuple):
 
 
 def correct(
-    events: Collection[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
+    events: Sequence[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
 ) -> Corrected:
     """Corrects the times of one call's events."""
     by_server: dict[str, list[CallEvent]] = {}
     for event in events:
         by_server.setdefault(event.server, []).append(event)
+    times = [event.time_us for event in events]
     applied = []
-    corrections: dict[str, Sequence[tuple[int, int]]] = {}
     for server in sorted(by_server):
         points, told = _points(server, by_server[server], traffic, mode)
         applied.append(told)
         if told.applied:
-            corrections[server] = points
-    if not corrections:
-        return Corrected([event.time_us for event in events], tuple(applied))
-    times = [
-        event.time_us - _at(corrections[event.server], event.time_us)
-        if event.server in corrections
-        else event.time_us
-        for event in events
-    ]
+            for index, event in enumerate(events):
+                if event.server == server:
+                    times[index] -= _at(points, event.time_us)
     return Corrected(times, tuple(applied))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 REQUEST: Final = "R"  # INVITE without a To tag
@@ -135,7 +136,7 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         joined = "".join(texts)
     except TypeError:
         raise BadRow("a text column holds something that is not text") from None
-    if not joined.isascii() or "\x00" in joined:
+    if not _is_storable(joined):
         texts = tuple(_printable(text) for text in texts)  # type: ignore[assignment]
     if not texts[0]:
         raise BadRow("call_id is absent")
@@ -146,29 +147,30 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
     if internal is not None and not isinstance(internal, bool):
         raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
     row_id = get("id")
+    # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
     return CallEvent(
         server,
         None if row_id is None else _whole("id", row_id),
-        texts[13],
+        intern(texts[13]),
         _whole("event_seq", get("event_seq")),
         parse_time_us(get("event_time")),
-        kind,
+        intern(kind),
         _whole("cseq", get("cseq")),
-        texts[0],
-        texts[1],
-        texts[2],
-        texts[3],
-        texts[4],
-        texts[5],
+        intern(texts[0]),
+        intern(texts[1]),
+        intern(texts[2]),
+        intern(texts[3]),
+        intern(texts[4]),
+        intern(texts[5]),
         texts[6],
         texts[7],
         _whole("failure_status", get("failure_status")),
-        texts[8],
+        intern(texts[8]),
         texts[9],
-        texts[10],
+        intern(texts[10]),
         internal,
-        texts[11],
-        texts[12],
+        intern(texts[11]),
+        intern(texts[12]),
         _whole("via_count", get("via_count")),
         clock,
     )
@@ -198,6 +200,19 @@ def _whole(column: str, value: object) -> int:
         except ValueError:
             pass
     raise BadRow(f"{column} is not a whole number: {value!r:.40}")
+
+
+def _is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store it: neither NUL nor lone surrogates."""
+    if "\x00" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _printable(text: str) -> str:

@@ -277,7 +277,7 @@ class PartitionProcessor:
         if event.type in (kinds.REQUEST, kinds.SETUP) and state.askers:
             for asker in sorted(state.askers):
                 self._effects.append(AnswerReference(asker, event.call_id))
-            state.askers.clear()
+            state.askers = frozenset()
         if event.reference:
             told_before = sum(other.reference == event.reference for other in state.events.values())
             if told_before == 1:
@@ -289,13 +289,13 @@ class PartitionProcessor:
         if any(event.type in (kinds.REQUEST, kinds.SETUP) for event in state.events.values()):
             self._effects.append(AnswerReference(question.asker, question.call_id))
         else:
-            state.askers.add(question.asker)
+            state.askers |= {question.asker}
 
     def _answered(self, answer: ReferenceKnown) -> None:
         state = self._call(answer.call_id)
         if answer.referenced in state.known:
             return
-        state.known.add(answer.referenced)
+        state.known |= {answer.referenced}
         if state.closed:
             state.dirty = True
             now = self._watermark.time_us

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -62,7 +63,7 @@ class FittedClocks:
         if not lines:
             return None
         true_us = time_us - self._coarse[node]
-        line = min(lines, key=lambda one: abs(one.middle_us - true_us))
+        line = lines[0] if len(lines) == 1 else _nearest(lines, true_us)
         away_us = max(-_WINDOW_US, min(_WINDOW_US, true_us - line.middle_us))
         return Offset(round(line.offset_us + line.drift * away_us), line.error_us)
 
@@ -78,6 +79,13 @@ class FittedClocks:
         if place.row_id == 0 or boundaries[0].row_id == 0:
             return bisect_right([mark.time_us for mark in boundaries], place.time_us)
         return bisect_right(boundaries, place)
+
+
+def _nearest(lines: Sequence[_Line], true_us: float) -> _Line:
+    """Of lines sorted by `middle_us` the one whose window holds or is nearest to a moment."""
+    index = bisect_right(lines, true_us, key=itemgetter(0))
+    around = lines[max(0, index - 1) : index + 1]
+    return min(around, key=lambda line: abs(line.middle_us - true_us))
 
 
 def fit(

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""The replication reader: PostgreSQL logical replication in, Kafka out."""

@@ -1,13 +1,14 @@
 """CDRs out of files, without broker or database: what `cdrstream resolve` does.
 
-Owns the contract that scripts rely on: the same *set* of rows gives the same bytes, in any order and
-with any duplicates, because one `PartitionProcessor` is fed all of it and every call is final at the
-end of the input.
+Owns the contract that scripts rely on: the same *set* of rows gives the same bytes, in any order
+and with any duplicates, because one `PartitionProcessor` is fed all of it and every call is final at
+the end of the input.
 """
 
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import sys
 from array import array
@@ -82,7 +83,8 @@ def run(
         UsageError: An input that does not exist, or a reference that has no rows.
     """
     files = row_files(inputs)
-    resolved = resolve_files(files, config, reference, explaining=provenance is not None)
+    with _without_cycle_collection():
+        resolved = resolve_files(files, config, reference, explaining=provenance is not None)
     with _writing(out) as stream:
         if form == "csv":
             _write_csv(stream, resolved)
@@ -195,9 +197,7 @@ def _keep_lesser_rows(store: DictStore) -> list[DeadLetter]:
         for event, state in others:
             del state.events[key]
             letters.append(
-                DeadLetter(
-                    "two rows with one identity", event.server, row_of(event), event.call_id
-                )
+                DeadLetter("two rows with one identity", event.server, row_of(event), event.call_id)
             )
     return letters
 
@@ -223,6 +223,18 @@ def _judged(effects: Iterable[Effect], letters: list[Letter], *, explaining: boo
 
 
 # -- writing -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Events hold no cycles, and looking for some among millions took a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

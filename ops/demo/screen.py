@@ -63,9 +63,13 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.__exit__(kind, error, trace)
-            self._live = None
+        self.close()
+
+    def close(self) -> None:
+        """Takes the live table off the terminal; remarks stay."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.__exit__(None, None, None)
 
     def say(self, text: str) -> None:
         """A remark with the time since the beginning; it stays."""
