@@ -1,0 +1,215 @@
+"""Which partitions are ours, each with its worker, from taking one to losing it.
+
+Owns taking (epoch, then state) and losing of partitions, the handing of fetched batches to their
+workers, and the bound on what is held. Refuses to know how batches are fetched and committed.
+
+Taking a partition: first its epoch is raised in the sink, so that who had it can write no more;
+then its changelog is read, which therefore is complete. A partition that stays with us over a
+rebalance keeps its worker, unless its epoch shows that somebody else had it in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from callstate.processor import PartitionProcessor
+from stream_app.background import BackgroundThread
+from stream_app.batches import Room
+from stream_app.changelog import Restored, restore
+from stream_app.commits import FIRST_PAUSE_SECONDS, Commits
+from stream_app.errors import Retry, StreamAppError
+from stream_app.partition import PartitionWorker, ProcessorFactory
+from stream_app.settings import WorkerSettings
+from stream_app.sink import Sink
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Table(Protocol):
+    """The store of `open_calls`, a dict a partition."""
+
+    def put_partition(self, number: int, calls: dict[str, bytes]) -> dict[str, bytes]:
+        """Keeps a partition as it was read back."""
+
+    def drop_partition(self, number: int) -> None:
+        """Forgets a partition."""
+
+
+class Superseded(Exception):
+    """Another rebalance began; its own taking follows."""
+
+
+class Assignment:
+    """The worker's partitions. Everything runs on one event loop."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        table: Callable[[], Table],
+        workers: dict[int, PartitionWorker],
+        commits: Commits,
+        room: Room,
+        make_processor: ProcessorFactory = PartitionProcessor,
+    ) -> None:
+        self.workers = workers
+        self.rebalances = 0
+        self.fenced: set[int] = set()
+        self.ready = False
+        self.recovery_seconds = 0.0
+        self._settings = settings
+        self._table = table
+        self._commits = commits
+        self._room = room
+        self._make_processor = make_processor
+        self._sink = Sink(
+            settings.sink_dsn, schema=settings.sink_schema, name=f"cdrstream {settings.worker_id}"
+        )
+        self._thread = BackgroundThread("assignment")
+        self._turn = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    # -- what the consumer asks (`batches.Intake`) -----------------------------------------------
+
+    async def wait_for_room(self, seconds: float) -> bool:
+        """Whether more may be fetched."""
+        return await self._room.wait(seconds)
+
+    def on_fetched(self, generation: int, records: int) -> None:
+        """Records went into Faust's queue."""
+        self._room.fetched(generation, records)
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """Topic and partition to the next offset that its worker wants."""
+        return {
+            (topic, number): position
+            for number, worker in self.workers.items()
+            for topic, position in worker.positions.items()
+            if position
+        }
+
+    async def on_revoked(self) -> None:
+        """A rebalance begins: nothing more is taken in, what is held is finished if it can be."""
+        self.ready = False
+        self._turn += 1
+        self._room.emptied()
+        if not await self._commits.drain(self._settings.drain_seconds):
+            log.warning("drain_incomplete", extra={"records": self._room.records})
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def take(
+        self, generation: int, topic: str, number: int, batch: Sequence[Any], token: Any
+    ) -> None:
+        """A fetched batch; what comes while partitions move is left and fetched again."""
+        worker = self.workers.get(number)
+        ours = self.ready and worker is not None
+        self._room.taken(generation, len(batch), held=ours)
+        if ours:
+            assert worker is not None
+            worker.feed(topic, batch, token)
+            self._commits.on_fed()
+
+    # -- taking and losing -----------------------------------------------------------------------
+
+    async def assigned(self, partitions: set[int]) -> None:
+        """Makes exactly these partitions ours and ready; returns early if that is superseded."""
+        self._turn += 1
+        turn = self._turn
+        async with self._one_at_a_time:
+            try:
+                await self._assign(partitions, turn)
+            except Superseded:
+                return
+        self.ready = True
+
+    async def _assign(self, partitions: set[int], turn: int) -> None:
+        begun = time.monotonic()
+        self.rebalances += 1
+        self.fenced.clear()
+        topic = self._settings.events_topic
+        for number in set(self.workers) - partitions:
+            self._drop(number)
+        if self.workers:
+            epochs = await self._tried(turn, lambda: self._sink.epochs(topic))
+            for number, worker in list(self.workers.items()):
+                if epochs.get(number) != worker.epoch:
+                    self._drop(number)
+        wanted = sorted(partitions - set(self.workers))
+        if wanted:
+            topics = (topic, self._settings.references_topic)
+            holder = self._settings.worker_id
+            epochs = await self._tried(turn, lambda: self._sink.take(topics, wanted, holder))
+            restored = await self._tried(
+                turn,
+                lambda: restore(self._settings, wanted, is_cancelled=lambda: turn != self._turn),
+            )
+            for number in wanted:
+                await asyncio.sleep(0)
+                self._check(turn)
+                self._take_up(number, epochs[number], restored[number])
+        self._sink.close()
+        self.recovery_seconds = time.monotonic() - begun
+        log.info(
+            "partitions_assigned",
+            extra={
+                "partitions": sorted(partitions),
+                "taken": wanted,
+                "calls": sum(len(worker.calls) for worker in self.workers.values()),
+                "seconds": round(self.recovery_seconds, 3),
+            },
+        )
+
+    def _take_up(self, number: int, epoch: int, restored: Restored) -> None:
+        if restored.zombie_records:
+            log.warning(
+                "zombie_records_ignored",
+                extra={"partition": number, "records": restored.zombie_records},
+            )
+        calls = self._table().put_partition(number, restored.calls)
+        self.workers[number] = PartitionWorker(
+            self._settings, number, epoch, calls, restored.state, self._make_processor
+        )
+
+    def on_fenced(self, number: int, epoch: int) -> None:
+        """Another worker has taken a partition; the broker will tell us so in a moment."""
+        worker = self.workers.get(number)
+        if worker is not None and worker.epoch == epoch:
+            log.warning("partition_fenced", extra={"partition": number, "epoch": epoch})
+            self._drop(number)
+            self.fenced.add(number)
+
+    def _drop(self, number: int) -> None:
+        worker = self.workers.pop(number)
+        self._room.let_go(worker.pending_records)
+        self._table().drop_partition(number)
+
+    def _check(self, turn: int) -> None:
+        if turn != self._turn:
+            raise Superseded
+
+    async def _tried(self, turn: int, job: Callable[[], T]) -> T:
+        """The job's result, tried until it works or another rebalance begins."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            self._check(turn)
+            try:
+                result = await self._thread.run(job)
+            except StreamAppError as error:
+                if error.retry is Retry.NEVER:
+                    raise
+                self._commits.note_failure(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._settings.retry_seconds_max)
+            else:
+                self._check(turn)
+                return result
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.stop()

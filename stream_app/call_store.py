@@ -1,0 +1,96 @@
+"""The open calls of one partition: encoded in the table, decoded while they are worked on.
+
+Owns the encoding of a call's state in the table, the bounded cache of decoded calls, and which
+calls have changed since the last commit. Refuses to know where the bytes are kept (a Faust table's
+store, a dict) and how they reach the changelog.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, MutableMapping
+
+import orjson
+
+from callstate.call import CallState
+
+Change = tuple[str, bytes | None]
+
+
+def encode_call(state: CallState) -> bytes:
+    """A call's state as the table holds it; the version is inside, see `CallState.to_wire`."""
+    return orjson.dumps(state.to_wire())
+
+
+def decode_call(encoded: bytes) -> CallState:
+    """Reads what `encode_call` of this or an older version wrote."""
+    return CallState.from_wire(orjson.loads(encoded))
+
+
+class PartitionCalls:
+    """The `CallStore` that a processor works on.
+
+    Between commits a call that is worked on is a decoded object; `take_changes` encodes what has
+    changed, once a commit however many batches touched it, and lets go of what is not recent.
+    """
+
+    def __init__(self, encoded: MutableMapping[str, bytes], decoded_max: int) -> None:
+        self._encoded = encoded
+        self._decoded: OrderedDict[str, CallState] = OrderedDict()
+        self._decoded_max = decoded_max
+        self._changed: dict[str, CallState | None] = {}
+
+    def __len__(self) -> int:
+        """Calls as of the last commit."""
+        return len(self._encoded)
+
+    def get(self, call_id: str) -> CallState | None:
+        """The call's state; the same object until the next commit."""
+        state = self._decoded.get(call_id)
+        if state is not None:
+            self._decoded.move_to_end(call_id)
+            return state
+        if call_id in self._changed:
+            return None  # deleted since the last commit
+        encoded = self._encoded.get(call_id)
+        if encoded is None:
+            return None
+        state = self._decoded[call_id] = decode_call(encoded)
+        return state
+
+    def put(self, call_id: str, state: CallState) -> None:
+        """Keeps a state; it is encoded at the next commit."""
+        self._decoded[call_id] = state
+        self._decoded.move_to_end(call_id)
+        self._changed[call_id] = state
+
+    def delete(self, call_id: str) -> None:
+        """Forgets a call."""
+        self._decoded.pop(call_id, None)
+        self._changed[call_id] = None
+
+    def items(self) -> Iterator[tuple[str, CallState]]:
+        """All calls; what is not decoded yet is decoded for the caller alone, and not kept."""
+        for call_id, state in list(self._changed.items()):
+            if state is not None:
+                yield call_id, state
+        for call_id, encoded in list(self._encoded.items()):
+            if call_id not in self._changed:
+                yield call_id, self._decoded.get(call_id) or decode_call(encoded)
+
+    def take_changes(self) -> list[Change]:
+        """What changed since the last call, encoded (None: deleted) and kept in the table.
+
+        To be called between batches only: it may drop decoded objects that a batch still holds.
+        """
+        changes: list[Change] = []
+        for call_id, state in self._changed.items():
+            if state is not None:
+                encoded = self._encoded[call_id] = encode_call(state)
+                changes.append((call_id, encoded))
+            elif self._encoded.pop(call_id, None) is not None:
+                changes.append((call_id, None))
+        self._changed.clear()
+        while len(self._decoded) > self._decoded_max:
+            self._decoded.popitem(last=False)
+        return changes

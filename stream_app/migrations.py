@@ -1,0 +1,164 @@
+"""The database's shape: numbered SQL files, applied in order, never changed once released.
+
+Owns `schema/NNNN_*.sql`, the table `cdrstream_migrations` that remembers what has been applied, and
+the rights that the sink's role needs. Refuses to know what the rows mean.
+
+A version-7 SIPXCDR that another program has made is recognised and left as it is; ours goes beside
+it. Applying twice changes nothing, and two at once wait for each other (advisory lock).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from stream_app.errors import SchemaError
+
+Connection = psycopg.Connection[Any]
+
+SIPXCDR_VERSION: Final = 7
+_FOLDER: Final = Path(__file__).with_name("schema")
+_LOCK_KEY: Final = 0x63647273  # "cdrs": one migration at a time in a database
+
+OLD_TABLES: Final = ("call_state_events", "observer_state_events", "cdrs", "view_cdrs")
+OUR_TABLES: Final = ("cdr_provenance", "sink_progress", "cdr_gaps", "cdrstream_migrations")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `schema/`."""
+
+    number: int
+    name: str
+    statements: str
+
+
+def migrations() -> list[Migration]:
+    """All files in order; their numbers count from 1 without a gap."""
+    found = [
+        Migration(int(path.name[:4]), path.stem, path.read_text("utf-8"))
+        for path in sorted(_FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    ]
+    assert [migration.number for migration in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def migrate(target: str | Connection) -> list[str]:
+    """Brings a database to the newest shape: version 7 and ours beside it.
+
+    Args:
+        target: A connection string, or a connection that is not inside a transaction.
+
+    Returns:
+        Names of the migrations that were applied now; empty where nothing was to do.
+
+    Raises:
+        SchemaError: A SIPXCDR of another version, half of one, or one that a newer program made.
+        psycopg.Error: The database is away or refuses a statement; nothing is half applied.
+    """
+    with _connected(target) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS cdrstream_migrations ("
+            "number int4 PRIMARY KEY, name text NOT NULL, "
+            "applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        done = {row[0] for row in connection.execute("SELECT number FROM cdrstream_migrations")}
+        known = migrations()
+        _refuse_newer(done, known)
+        applied = []
+        for migration in known:
+            if migration.number in done:
+                continue
+            if migration.number > 1 or not has_version_7(connection):
+                connection.execute(migration.statements.encode())
+                applied.append(migration.name)
+            connection.execute(
+                "INSERT INTO cdrstream_migrations (number, name) VALUES (%s, %s)",
+                (migration.number, migration.name),
+            )
+        return applied
+
+
+def create_event_schema(target: str | Connection) -> bool:
+    """Only version 7, as a distributed server's database has it; True if it was made now."""
+    with _connected(target) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        if has_version_7(connection):
+            return False
+        connection.execute(migrations()[0].statements.encode())
+        return True
+
+
+def has_version_7(connection: Connection) -> bool:
+    """Whether the database is a SIPXCDR of version 7; False where it holds none of it.
+
+    Raises:
+        SchemaError: Another version, or only some of the tables.
+    """
+    there = {name for name in (*OLD_TABLES, "version_history") if _exists(connection, name)}
+    if not there:
+        return False
+    missing = sorted({*OLD_TABLES, "version_history"} - there)
+    if missing:
+        raise SchemaError(f"the database holds half a SIPXCDR: {', '.join(missing)} missing")
+    row = connection.execute("SELECT max(version) FROM version_history").fetchone()
+    version = row[0] if row else None
+    if version != SIPXCDR_VERSION:
+        raise SchemaError(
+            f"the database is a SIPXCDR of schema version {version}, not {SIPXCDR_VERSION}"
+        )
+    return True
+
+
+def grant_sink(target: str | Connection, role: str) -> None:
+    """Gives a role what the worker needs, and no more: it cannot read or change the events."""
+    statements = (
+        "GRANT USAGE ON SCHEMA {schema} TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance TO {role}",
+        "GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role}",
+        "GRANT SELECT, INSERT ON cdr_gaps TO {role}",
+        "GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role}",
+        "GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role}",
+    )
+    with _connected(target) as connection, connection.transaction():
+        row = connection.execute("SELECT current_schema(), current_database()").fetchone()
+        assert row is not None
+        for statement in statements:
+            connection.execute(
+                sql.SQL(statement).format(schema=sql.Identifier(row[0]), role=sql.Identifier(role))
+            )
+        connection.execute(
+            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
+                sql.Identifier(row[1]), sql.Identifier(role)
+            )
+        )
+
+
+def _refuse_newer(done: set[int], known: list[Migration]) -> None:
+    newer = sorted(done - {migration.number for migration in known})
+    if newer:
+        raise SchemaError(
+            f"a newer version has migrated this database (migration {newer[-1]})",
+            "use that version, or a newer one",
+        )
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
+    return bool(row and row[0])
+
+
+@contextmanager
+def _connected(target: str | Connection) -> Iterator[Connection]:
+    if isinstance(target, str):
+        with psycopg.connect(target, connect_timeout=10) as connection:
+            yield connection
+    else:
+        yield target

@@ -1,0 +1,357 @@
+"""One partition: records in, what is to be committed out.
+
+Owns the reading of records, the processor, the next offsets, and what has come of the records since
+the last commit. Refuses to know Faust, PostgreSQL and Kafka clients: `commits` performs what `cut`
+returns. One thread only.
+
+A record that makes the processor fail is set aside as a dead letter and the partition goes on from
+its last committed state: one bad record never stops it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import orjson
+
+from callstate.config import ResolutionConfig
+from callstate.effects import (
+    AnswerReference,
+    AskReference,
+    DeadLetter,
+    Effect,
+    EmitCdr,
+    HideCall,
+    RecordLate,
+    SkewObserved,
+    SourceChanged,
+)
+from callstate.envelope import (
+    KIND_HEADER,
+    REFERENCE_ASKED,
+    REFERENCE_KNOWN,
+    Gap,
+    Malformed,
+    Record,
+    ReferenceAsked,
+    ReferenceKnown,
+    read_message,
+    reference_message,
+)
+from callstate.processor import CallStore, PartitionProcessor
+from stream_app.call_store import PartitionCalls
+from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
+from stream_app.dead_letters import dead_letter
+from stream_app.errors import StreamAppError
+from stream_app.settings import WorkerSettings
+from stream_app.sink import CallWrite, Progress
+
+log = logging.getLogger(__name__)
+
+STATE_VERSION: Final = 1
+BAD_RECORDS_MAX: Final = 50  # in one uncommitted stretch; more is a broken program, not bad records
+
+ProcessorFactory = Callable[[ResolutionConfig, CallStore], PartitionProcessor]
+
+
+class KafkaRecord(Protocol):
+    """What aiokafka and the tests hand in."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one partition wants committed, in this order: calls, side records, changelog, acks."""
+
+    partition: int
+    epoch: int
+    calls: tuple[CallWrite, ...]
+    gaps: tuple[Gap, ...]
+    progress: Progress
+    side_records: tuple[OutRecord, ...]
+    changelog: tuple[OutRecord, ...]
+    tokens: tuple[Any, ...]
+    records: int
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """What has come of the records since the last cut."""
+
+    calls: dict[str, CallWrite] = field(default_factory=dict)
+    gaps: dict[Gap, None] = field(default_factory=dict)
+    side_records: list[OutRecord] = field(default_factory=list)
+    batches: list[tuple[str, Sequence[KafkaRecord]]] = field(default_factory=list)
+    tokens: list[Any] = field(default_factory=list)
+    records: int = 0
+
+
+class PartitionWorker:
+    """One partition of both topics, from restore to revocation."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        partition: int,
+        epoch: int,
+        table: dict[str, bytes],
+        state: bytes | None = None,
+        make_processor: ProcessorFactory = PartitionProcessor,
+    ) -> None:
+        """Takes up a partition whose calls and own state have been read from the changelog.
+
+        Raises:
+            StreamAppError: A newer version of the program wrote the state.
+        """
+        self.partition = partition
+        self.epoch = epoch
+        self.records_total = 0
+        self._settings = settings
+        self._make_processor = make_processor
+        self._table = table
+        self._committed_state = state
+        self._bad: set[tuple[str, int]] = set()
+        self._stretch = _Stretch()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Processor and positions as of the last cut."""
+        told = _read_state(self._committed_state)
+        self.calls = PartitionCalls(self._table, self._settings.decoded_calls_max)
+        self.processor = self._make_processor(self._settings.resolution, self.calls)
+        self.positions: dict[str, int] = {
+            self._settings.events_topic: 0,
+            self._settings.references_topic: 0,
+            **told.get("positions", {}),
+        }
+        self.processor.restore(told.get("processor"))
+
+    @property
+    def pending_records(self) -> int:
+        """Records fed and not yet cut."""
+        return self._stretch.records
+
+    @property
+    def has_calls_to_write(self) -> bool:
+        """Whether finished calls or side records wait, and not progress alone."""
+        stretch = self._stretch
+        return bool(stretch.calls or stretch.side_records or stretch.gaps)
+
+    def feed(self, topic: str, records: Sequence[KafkaRecord], token: Any = None) -> None:
+        """A batch of one topic in offset order; what was fed before is skipped.
+
+        `token` comes back in the `Commit` that covers the batch.
+        """
+        stretch = self._stretch
+        stretch.batches.append((topic, records))
+        stretch.tokens.append(token)
+        stretch.records += len(records)
+        self.records_total += len(records)
+        try:
+            self._apply(topic, self._fresh(topic, records))
+        except Exception:
+            log.exception("processor_failed", extra={"partition": self.partition, "topic": topic})
+            self._feed_again_one_by_one()
+
+    def _fresh(self, topic: str, records: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
+        position = self.positions[topic]
+        if records and records[0].offset >= position:
+            return records
+        return [record for record in records if record.offset >= position]
+
+    def _apply(self, topic: str, records: Sequence[KafkaRecord]) -> None:
+        if not records:
+            return
+        read: list[Record] = []
+        for record in records:
+            parsed = read_record(record)
+            read.append(parsed)
+            if isinstance(parsed, Gap):
+                self._stretch.gaps[parsed] = None
+        effects = self.processor.feed(read)
+        self.positions[topic] = records[-1].offset + 1
+        if effects:
+            self._note(effects, topic, records)
+
+    def _note(self, effects: Iterable[Effect], topic: str, records: Sequence[KafkaRecord]) -> None:
+        settings, stretch = self._settings, self._stretch
+        for effect in effects:
+            if isinstance(effect, EmitCdr):
+                stretch.calls[effect.cdr.call_id] = CallWrite(effect.provenance, effect.cdr)
+            elif isinstance(effect, HideCall):
+                stretch.calls[effect.call_id] = CallWrite(effect.provenance, None, effect.reason)
+            elif isinstance(effect, DeadLetter):
+                source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
+                stretch.side_records.append(
+                    dead_letter(settings.dead_letter_topic, effect, key=None, source=source)
+                )
+            elif isinstance(effect, AskReference):
+                stretch.side_records.append(
+                    _reference(settings, ReferenceAsked(effect.referenced, effect.asker))
+                )
+            elif isinstance(effect, AnswerReference):
+                stretch.side_records.append(
+                    _reference(settings, ReferenceKnown(effect.asker, effect.referenced))
+                )
+            else:
+                _tell(effect, self.partition)
+
+    def _feed_again_one_by_one(self) -> None:
+        """From the last cut, each record alone, so that the bad ones are found and left away."""
+        before = self._stretch
+        while True:
+            self._stretch = _Stretch(
+                batches=before.batches, tokens=before.tokens, records=before.records
+            )
+            self._take_up()
+            failed = self._first_failure()
+            if failed is None:
+                return
+            topic, record, reason = failed
+            self._bad.add((topic, record.offset))
+            if len(self._bad) > BAD_RECORDS_MAX:
+                raise StreamAppError(f"partition {self.partition}: the processor fails: {reason}")
+
+    def _first_failure(self) -> tuple[str, KafkaRecord, str] | None:
+        for topic, records in self._stretch.batches:
+            for record in self._fresh(topic, records):
+                if (topic, record.offset) in self._bad:
+                    self._set_aside(topic, record)
+                    continue
+                try:
+                    self._apply(topic, [record])
+                except Exception as error:  # noqa: BLE001  whatever it is, the record is named
+                    return topic, record, f"{type(error).__name__}: {error!s:.200}"
+        return None
+
+    def _set_aside(self, topic: str, record: KafkaRecord) -> None:
+        letter = DeadLetter("the program failed on this record", "", record.value or b"")
+        source = f"{topic}:{self.partition}:{record.offset}"
+        self._stretch.side_records.append(
+            dead_letter(self._settings.dead_letter_topic, letter, key=record.key, source=source)
+        )
+        self.positions[topic] = record.offset + 1
+
+    def cut(self) -> Commit | None:
+        """All that has come of the records since the last cut; None where there were none."""
+        stretch = self._stretch
+        if not stretch.tokens:
+            return None
+        self._stretch = _Stretch()
+        self._bad.clear()
+        topic = self._settings.changelog_topic
+        changelog = [
+            changelog_record(
+                topic, self.partition, self.epoch, call_id.encode("utf-8", "replace"), encoded
+            )
+            for call_id, encoded in self.calls.take_changes()
+        ]
+        self._committed_state = self._state()
+        # Last, so that a changelog that holds it holds all calls that it speaks of.
+        changelog.append(
+            changelog_record(
+                topic, self.partition, self.epoch, PARTITION_KEY, self._committed_state
+            )
+        )
+        return Commit(
+            partition=self.partition,
+            epoch=self.epoch,
+            calls=tuple(stretch.calls.values()),
+            gaps=tuple(stretch.gaps),
+            progress=Progress(
+                self.partition,
+                self.epoch,
+                dict(self.positions),
+                self.processor.watermark_us,
+                self.processor.counters.to_json(),
+            ),
+            side_records=tuple(stretch.side_records),
+            changelog=tuple(changelog),
+            tokens=tuple(stretch.tokens),
+            records=stretch.records,
+        )
+
+    def _state(self) -> bytes:
+        return orjson.dumps(
+            {
+                "v": STATE_VERSION,
+                "positions": self.positions,
+                "processor": self.processor.snapshot(),
+            },
+            option=orjson.OPT_NON_STR_KEYS,
+        )
+
+
+def read_record(record: KafkaRecord) -> Record:
+    """A Kafka record as the domain knows it; what cannot be read keeps its original bytes."""
+    value = record.value
+    if value is None:
+        return Malformed("the record has no value", "", record.key or b"")
+    try:
+        message = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        return Malformed(f"the record is not JSON: {error!s:.100}", "", value)
+    parsed = read_message(_kind(record.headers), message)
+    if isinstance(parsed, Malformed):
+        return parsed._replace(raw=value)
+    return parsed
+
+
+def _kind(headers: Sequence[tuple[str, bytes]]) -> str:
+    for name, value in headers:
+        if name == KIND_HEADER:
+            return value.decode("utf-8", "replace")
+    return ""
+
+
+def _reference(settings: WorkerSettings, record: ReferenceAsked | ReferenceKnown) -> OutRecord:
+    kind = REFERENCE_ASKED if isinstance(record, ReferenceAsked) else REFERENCE_KNOWN
+    return OutRecord(
+        settings.references_topic,
+        record.call_id.encode("utf-8", "replace"),
+        orjson.dumps(reference_message(record)),
+        headers=[(KIND_HEADER, kind.encode())],
+    )
+
+
+def _read_state(state: bytes | None) -> Mapping[str, Any]:
+    if state is None:
+        return {}
+    told: dict[str, Any] = orjson.loads(state)
+    if told.get("v") != STATE_VERSION:
+        raise StreamAppError(
+            f"the partition's state has version {told.get('v')!r}, this program knows"
+            f" {STATE_VERSION}",
+            "a newer version has written it: use that version, or a newer one",
+        )
+    return told
+
+
+def _tell(effect: Effect, partition: int) -> None:
+    if isinstance(effect, SkewObserved):
+        log.warning(
+            "clock_off" if effect.off else "clock_right_again",
+            extra={
+                "partition": partition,
+                "server": effect.server,
+                "offset_ms": effect.offset_us / 1_000,
+                "error_ms": effect.error_us / 1_000,
+                "measured_by": effect.source,
+            },
+        )
+    elif isinstance(effect, SourceChanged):
+        log.warning(
+            "source_" + effect.state, extra={"partition": partition, "server": effect.server}
+        )
+    elif isinstance(effect, RecordLate):
+        log.debug(
+            "event_late",
+            extra={"partition": partition, "server": effect.server, "call_id": effect.call_id},
+        )

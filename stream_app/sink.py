@@ -1,0 +1,369 @@
+"""The sink: one PostgreSQL transaction for a batch of finished calls and the partitions' progress.
+
+Owns the transaction, its revision guard, its epoch fence, and the finding of single values that
+PostgreSQL refuses. Refuses to know Kafka, and when to write or to try again.
+
+Guarantees: a lower revision never overwrites a higher one, hidden calls included; a batch of a
+worker whose epoch is over writes nothing; a batch is written as a whole with its progress or not at
+all; one poisonous call is left out and told, the rest is written; never a round trip a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg import sql
+
+from callstate.cdr import Cdr, Provenance
+from callstate.envelope import Gap
+from callstate.events import format_time
+from stream_app.errors import SinkRefused, SinkUnavailable
+
+_STATEMENTS: Final = Path(__file__).with_name("statements")
+_BATCH_TABLES: Final = (_STATEMENTS / "batch_tables.sql").read_bytes()
+_WRITE_CALLS: Final = (_STATEMENTS / "write_calls.sql").read_bytes()
+
+_COPY_CDRS: Final = "COPY pg_temp.batch_cdrs FROM STDIN"
+_COPY_PROVENANCE: Final = "COPY pg_temp.batch_provenance FROM STDIN"
+_EMPTY_BATCH: Final = b"DELETE FROM pg_temp.batch_cdrs; DELETE FROM pg_temp.batch_provenance"
+
+# The row is locked from here to the commit: a worker that takes the partition meanwhile waits, and
+# one that took it before has raised the epoch, so that no row is found.
+_ADVANCE: Final = """
+UPDATE sink_progress AS held
+SET next_offset = greatest(held.next_offset, new.next_offset),
+    watermark = greatest(held.watermark, new.watermark),
+    counters = coalesce(new.counters, held.counters),
+    updated_at = now()
+FROM unnest(%s::text[], %s::int4[], %s::int8[], %s::int8[], %s::timestamptz[], %s::jsonb[])
+    AS new (topic, partition, epoch, next_offset, watermark, counters)
+WHERE held.topic = new.topic AND held.partition = new.partition AND held.epoch = new.epoch
+RETURNING held.topic, held.partition
+"""
+
+_TAKE: Final = """
+INSERT INTO sink_progress AS held (topic, partition, epoch, holder)
+SELECT topic, partition, 1, %s FROM unnest(%s::text[], %s::int4[]) AS new (topic, partition)
+ORDER BY topic, partition
+ON CONFLICT (topic, partition) DO UPDATE
+SET epoch = held.epoch + 1, holder = excluded.holder, updated_at = now()
+RETURNING topic, partition, epoch, next_offset
+"""
+
+_ADD_GAP: Final = """
+INSERT INTO cdr_gaps (server, from_lsn, to_lsn, from_time, to_time, reason)
+VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (server, from_lsn, to_lsn) DO NOTHING
+"""
+
+# A frozen worker that holds a row's lock must not keep the worker that takes its partition waiting.
+_SESSION: Final = (
+    "-c timezone=UTC -c datestyle=ISO,YMD -c statement_timeout=60s -c lock_timeout=10s "
+    "-c idle_in_transaction_session_timeout=5s -c client_min_messages=warning"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CallWrite:
+    """One call's newest revision: its CDR, or the reason why it has none."""
+
+    provenance: Provenance
+    cdr: Cdr | None
+    hidden_reason: str | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The call."""
+        return self.provenance.call_id
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one partition is with this transaction, and the epoch that its holder has.
+
+    `positions` maps topic to next offset; watermark and counters go to the first topic's row.
+    """
+
+    partition: int
+    epoch: int
+    positions: Mapping[str, int]
+    watermark_us: int | None
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A call that PostgreSQL refuses, and its words."""
+
+    call: CallWrite
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a transaction did; with `fenced` partitions nothing was written at all."""
+
+    inserted: int = 0
+    revised: int = 0
+    hidden: int = 0
+    stale: int = 0
+    poison: tuple[Poison, ...] = ()
+    fenced: frozenset[int] = frozenset()
+
+
+class Sink:
+    """A connection to the sink's database, made when needed and again when it broke.
+
+    Not for several threads at one time. Every method raises `SinkUnavailable` (try again later) or
+    `SinkRefused` (rights, tables) and nothing else for what the database says.
+    """
+
+    def __init__(self, dsn: str, *, schema: str = "public", name: str = "cdrstream worker") -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._name = name
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def close(self) -> None:
+        """Closes the connection; the next call makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def take(self, topics: Sequence[str], partitions: Iterable[int], holder: str) -> dict[int, int]:
+        """Raises the epochs of partitions, so that who held them before can write no more.
+
+        Returns:
+            Partition to the epoch that this worker now has.
+        """
+        pairs = sorted((topic, partition) for partition in partitions for topic in topics)
+        if not pairs:
+            return {}
+        with _Told(self), self._connect().transaction():
+            rows = self._connect().execute(
+                _TAKE, (holder, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+            )
+            return {row[1]: row[2] for row in rows if row[0] == topics[0]}
+
+    def epochs(self, topic: str) -> dict[int, int]:
+        """Partition to its present epoch."""
+        with _Told(self):
+            rows = self._connect().execute(
+                "SELECT partition, epoch FROM sink_progress WHERE topic = %s", (topic,)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    def write(
+        self,
+        calls: Sequence[CallWrite],
+        progress: Sequence[Progress],
+        gaps: Sequence[Gap] = (),
+    ) -> Written:
+        """Writes a batch and the progress that it makes, in one transaction.
+
+        Args:
+            calls: At most one entry a call-id.
+            progress: The partitions that the calls come from, each with its holder's epoch.
+            gaps: Written once each, however often they are seen.
+
+        Returns:
+            What was done. Where `fenced` is not empty the transaction was given up: leave those
+            partitions' part away and write the rest again.
+        """
+        with _Told(self):
+            connection = self._connect()
+            try:
+                with connection.transaction():
+                    # The slow part first: the fence's row lock is held for one short statement.
+                    done = self._write_calls(connection, calls)
+                    self._advance(connection, progress)
+                    for gap in gaps:
+                        connection.execute(_ADD_GAP, _gap_row(gap))
+                    return done
+            except _Fenced as fenced:
+                return Written(fenced=fenced.partitions)
+
+    def _advance(self, connection: psycopg.Connection[Any], progress: Sequence[Progress]) -> None:
+        rows = [
+            (
+                topic,
+                part.partition,
+                part.epoch,
+                position,
+                _moment(part.watermark_us) if first else None,
+                orjson.dumps(part.counters).decode() if first else None,
+            )
+            for part in progress
+            for first, (topic, position) in zip(
+                (True, *[False] * len(part.positions)), part.positions.items(), strict=False
+            )
+        ]
+        if not rows:
+            return
+        found = connection.execute(_ADVANCE, [list(column) for column in zip(*rows, strict=True)])
+        held = {(row[0], row[1]) for row in found}
+        lost = frozenset(row[1] for row in rows if (row[0], row[1]) not in held)
+        if lost:
+            raise _Fenced(lost)
+
+    def _write_calls(
+        self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
+    ) -> Written:
+        """All calls, or halves of them until the poisonous ones stand alone."""
+        if not calls:
+            return Written()
+        try:
+            with connection.transaction():
+                return self._copy_and_upsert(connection, calls)
+        except (psycopg.Error, TypeError, UnicodeError) as error:
+            if not _is_poison(error):
+                raise
+            if len(calls) == 1:
+                return Written(poison=(Poison(calls[0], _one_line(error)),))
+            middle = len(calls) // 2
+            left = self._write_calls(connection, calls[:middle])
+            right = self._write_calls(connection, calls[middle:])
+            return Written(
+                left.inserted + right.inserted,
+                left.revised + right.revised,
+                left.hidden + right.hidden,
+                left.stale + right.stale,
+                left.poison + right.poison,
+            )
+
+    def _copy_and_upsert(
+        self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
+    ) -> Written:
+        cdrs = [tuple(call.cdr.columns().values()) for call in calls if call.cdr is not None]
+        provenance = [_provenance_row(call) for call in calls]
+        with connection.cursor() as cursor:
+            cursor.execute(_EMPTY_BATCH)
+            if cdrs:
+                with cursor.copy(_COPY_CDRS) as copy:
+                    for row in cdrs:
+                        copy.write_row(row)
+            with cursor.copy(_COPY_PROVENANCE) as copy:
+                for row in provenance:
+                    copy.write_row(row)
+            cursor.execute(_WRITE_CALLS)
+            counts = cursor.fetchone()
+        assert counts is not None
+        inserted, revised, hidden, _removed, accepted = counts
+        return Written(inserted, revised, hidden, stale=len(calls) - accepted)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=5,
+                application_name=self._name,
+                options=_SESSION,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=15_000,
+            )
+            path = sql.SQL("SET search_path = {}").format(sql.Identifier(self._schema))
+            self._connection.execute(path)
+            self._connection.execute(_BATCH_TABLES)
+        return self._connection
+
+
+class _Fenced(Exception):
+    def __init__(self, partitions: frozenset[int]) -> None:
+        super().__init__(partitions)
+        self.partitions = partitions
+
+
+class _Told:
+    """Says what the database said in this package's words, and drops a broken connection."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, psycopg.Error):
+            return
+        self._sink.close()
+        state = error.sqlstate or ""
+        if state[:2] in ("42", "28", "3D", "3F", "0A"):
+            raise SinkRefused(f"the sink refuses: {_one_line(error)} ({state})") from error
+        raise SinkUnavailable(f"the sink cannot be written to: {_one_line(error)}") from error
+
+
+def _is_poison(error: Exception) -> bool:
+    """Whether the error lies in a value: the same again would fail the same way."""
+    if not isinstance(error, psycopg.Error):
+        return True  # JSON or text that cannot be encoded
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.DataError)  # psycopg refuses the value itself
+    # 54000: a call-id too long for an index; 54001 and others of the class are not about values.
+    return state[:2] in ("22", "23") or state in ("54000", "2200N")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _moment(time_us: int | None) -> str | None:
+    return None if time_us is None else format_time(time_us)
+
+
+def _text_array(values: Iterable[str]) -> str:
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _provenance_row(call: CallWrite) -> tuple[object, ...]:
+    why = call.provenance.to_json()
+    return (
+        why["call_id"],
+        why["revision"],
+        call.hidden_reason,
+        why["rule"],
+        _text_array(why["missing"]),
+        why["suspect"],
+        _text_array(why["servers"]),
+        _json(why["offsets"]),
+        _json(why["legs"]),
+        _json(why["inversions"]),
+        _json(why["notes"]),
+        _json(why["events"]),
+        why["late_events"],
+        why["events_dropped"],
+        why["watermark"],
+    )
+
+
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _gap_row(gap: Gap) -> tuple[object, ...]:
+    def moment(time_us: int) -> datetime | None:
+        try:
+            return _FIRST + timedelta(microseconds=time_us)
+        except OverflowError:
+            return None
+
+    return (
+        gap.server,
+        gap.from_lsn,
+        gap.to_lsn,
+        moment(gap.from_us),
+        moment(gap.to_us),
+        gap.reason.replace("\x00", "\ufffd"),
+    )

@@ -1,0 +1,257 @@
+"""One worker process: `run_worker` from start to exit code.
+
+Owns the order of starting and stopping, signals, and the exit code. Refuses to know what happens in
+between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_app.app import CdrApp, make_app
+from stream_app.assignment import Assignment
+from stream_app.batches import Room
+from stream_app.changelog import Outbox
+from stream_app.commits import Commits
+from stream_app.errors import Retry, SettingsError, Stalled, StreamAppError
+from stream_app.partition import PartitionWorker
+from stream_app.settings import WorkerSettings
+from stream_app.sink import Sink
+from stream_app.status import StatusProducer, worker_status
+from stream_app.topics import ensure_topics
+from stream_app.watchdog import EXIT_STALLED, LoopWatch, Movement
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_CONFIGURATION = 2
+
+LOOK_SECONDS = 1.0
+
+
+def run_worker(settings: WorkerSettings) -> int:
+    """Runs one worker until SIGTERM or SIGINT, then finishes what it holds.
+
+    Returns:
+        0 after a signal; 1 when it failed; 2 for settings that cannot work; 70 when its partitions
+        stood still. After any but 2 a new worker takes up from what is committed.
+    """
+    quiet_frameworks()
+    try:
+        return asyncio.run(_run(settings, handle_signals=True))
+    except SettingsError as error:
+        log.error(  # noqa: TRY400  one line says it all
+            "bad_settings", extra={"error": str(error), "advice": error.advice}
+        )
+        return EXIT_BAD_CONFIGURATION
+
+
+def quiet_frameworks() -> None:
+    """Faust and its libraries log every state of every service: only what is wrong is ours."""
+    for name in ("faust", "mode", "aiokafka", "kafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Repeats, with a traceback of its own framework, what `worker_crashed` says in one line.
+    logging.getLogger("mode.services").setLevel(logging.ERROR)
+
+
+async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
+    stop = asyncio.Event()
+    if handle_signals and threading.current_thread() is threading.main_thread():
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    with contextlib.ExitStack() as stack:
+        data_dir = settings.data_dir
+        if data_dir is None:
+            data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdrstream-")))
+        await _topics_ready(settings, stop)
+        if stop.is_set():
+            return EXIT_DONE
+        return await Worker(settings, data_dir).run(stop)
+
+
+async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    """Waits for a broker that is not there yet."""
+    pause = 0.2
+    told = False
+    while not stop.is_set():
+        try:
+            created = await asyncio.to_thread(ensure_topics, settings)
+        except StreamAppError as error:
+            if error.retry is not Retry.TIMED:
+                raise SettingsError(str(error), error.advice) from error
+            if not told:
+                log.error(  # noqa: TRY400
+                    "waiting_for_broker", extra={"error": str(error), "advice": error.advice}
+                )
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(pause * 2, settings.retry_seconds_max)
+        else:
+            if created:
+                log.info("topics_created", extra={"topics": created})
+            return
+
+
+class Worker:
+    """The parts of a worker, put together. One use, on a running event loop."""
+
+    def __init__(self, settings: WorkerSettings, data_dir: Path) -> None:
+        self.settings = settings
+        self.started_at = time.time()
+        self.app: CdrApp = make_app(settings, data_dir)
+        self.room = Room(settings.in_flight_records_max)
+        self.outbox = Outbox(settings)
+        self.sink = Sink(
+            settings.sink_dsn, schema=settings.sink_schema, name=f"cdrstream {settings.worker_id}"
+        )
+        workers: dict[int, PartitionWorker] = {}
+        self.commits = Commits(
+            settings=settings,
+            sink=self.sink,
+            outbox=self.outbox,
+            workers=workers,
+            acknowledge=_acknowledge,
+            on_fenced=self._on_fenced,
+            let_go=self.room.let_go,
+        )
+        self.assignment = Assignment(
+            settings, lambda: self.app.store, workers, self.commits, self.room
+        )
+        self.app.assignment = self.assignment
+        self._status = StatusProducer(settings)
+        self._watch = LoopWatch(settings.stall_seconds)
+        self._movement = Movement(settings.stall_seconds)
+
+    def _on_fenced(self, number: int, epoch: int) -> None:
+        self.assignment.on_fenced(number, epoch)  # made after `commits`, which calls it
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Until `stop` is set or something breaks."""
+        settings = self.settings
+        log.info(
+            "worker_starting",
+            extra={"worker": settings.worker_id, "group": settings.group_id},
+        )
+        self._watch.start()
+        tasks = {
+            asyncio.create_task(stop.wait(), name="stop"): "stop",
+            asyncio.create_task(self.commits.run(), name="commits"): "commits",
+            asyncio.create_task(self._look_after(), name="look"): "look",
+            asyncio.create_task(self._run_app(), name="faust"): "faust",
+        }
+        code = EXIT_FAILED
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            code = _exit_code(done)
+        finally:
+            await self._stop(list(tasks), orderly=code == EXIT_DONE)
+        log.info("worker_stopped", extra={"worker": settings.worker_id, "code": code})
+        return code
+
+    async def _run_app(self) -> None:
+        await self.app.start()
+        crashed = asyncio.create_task(self.app._crashed.wait())
+        try:
+            await crashed
+        finally:
+            crashed.cancel()
+        raise self.app.crash_reason or StreamAppError("Faust stopped by itself")
+
+    async def _look_after(self) -> None:
+        """Ticks the watchdog, writes the status, and judges whether partitions move."""
+        next_status = 0.0
+        while True:
+            self._watch.tick()
+            now = time.monotonic()
+            if now >= next_status:
+                self._status.send(self.status())
+                next_status = now + self.settings.status_interval_seconds
+            self._judge(now)
+            await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
+
+    def status(self) -> dict[str, Any]:
+        """See `status.worker_status`."""
+        figures = self.commits.figures
+        state = "waiting_for_sink" if figures.failing_since else "running"
+        if not self.assignment.ready:
+            state = "recovering"
+        return worker_status(
+            self.settings,
+            self.assignment.workers,
+            figures,
+            self.app.end_offset,
+            state=state,
+            held_records=self.room.records,
+            rebalances=self.assignment.rebalances,
+            recovery_seconds=self.assignment.recovery_seconds,
+            started_at=self.started_at,
+        )
+
+    def _judge(self, now: float) -> None:
+        topic = self.settings.events_topic
+        lags = {
+            number: (worker.positions[topic], self.app.end_offset(topic, number))
+            for number, worker in self.assignment.workers.items()
+        }
+        lags |= dict.fromkeys(self.assignment.fenced, (-1, 0))
+        excused = self.commits.figures.failing_since is not None
+        stalled = self._movement.stalled(now, lags, excused=excused)
+        if stalled:
+            names = ", ".join(map(str, stalled))
+            raise Stalled(f"partitions {names} have lag and do not move")
+
+    async def _stop(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
+        """Finishes what is held if that can be done in time, and leaves the group."""
+        settings = self.settings
+        try:
+            async with asyncio.timeout(settings.shutdown_seconds):
+                if orderly:
+                    self.assignment.ready = False
+                    await self.commits.drain(settings.shutdown_seconds / 2)
+                    with contextlib.suppress(Exception):
+                        await self.app.consumer.commit()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.app.stop()
+        except TimeoutError:
+            log.warning("stop_incomplete", extra={"advice": "nothing to do: work is done again"})
+        finally:
+            self.commits.close()
+            self.assignment.close()
+            self._watch.stop()
+            self._status.send(None)
+            self._status.close()
+            self.outbox.close()
+
+
+def _acknowledge(tokens: Sequence[Any]) -> None:
+    for event in tokens:
+        event.ack()
+
+
+def _exit_code(done: set[asyncio.Task[Any]]) -> int:
+    for task in done:
+        error = task.exception()
+        if error is None:
+            continue
+        advice = error.advice if isinstance(error, StreamAppError) else "report this as a bug"
+        log.error(
+            "worker_failed",
+            extra={"part": task.get_name(), "error": str(error), "advice": advice},
+            exc_info=None if isinstance(error, StreamAppError) else error,
+        )
+        return EXIT_STALLED if isinstance(error, Stalled) else EXIT_FAILED
+    return EXIT_DONE
