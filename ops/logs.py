@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from time import monotonic
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -19,6 +21,11 @@ from ops.redaction import HIDDEN, scrub
 _SECRET_KEYS: Final = ("password", "passwd", "secret", "token")
 # Libraries that tell at info what only their own developers want to know.
 _CHATTY: Final = ("aiokafka", "kafka", "asyncio", "faust", "mode", "aiohttp")
+
+# A client that cannot connect says so several times a second; what says the same is said once.
+_REPEAT_SECONDS: Final = 10.0
+_REMEMBERED_MAX: Final = 256
+_PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 
 Event = MutableMapping[str, Any]
 
@@ -61,6 +68,7 @@ def configure(
             ],
         )
     )
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -77,6 +85,36 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+class Repeats(logging.Filter):
+    """Lets a record pass that says something new, or the same again after a while.
+
+    The next one to pass says in `repeated` how many were held back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record passes."""
+        if not isinstance(record.msg, str):  # structlog's: an event of our own, never in a flood
+            return True
+        extra = tuple((k, str(v)) for k, v in vars(record).items() if k not in _PLAIN)
+        key = (record.name, record.levelno, record.getMessage(), extra)
+        now = self._clock()
+        since, held_back = self._said.pop(key, (-_REPEAT_SECONDS, 0))
+        if now - since < _REPEAT_SECONDS:
+            self._said[key] = (since, held_back + 1)
+            return False
+        self._said[key] = (now, 0)
+        if len(self._said) > _REMEMBERED_MAX:
+            self._said.popitem(last=False)
+        if held_back:
+            record.repeated = held_back
+        return True
 
 
 def without_secrets(_logger: object, _method: str, event: Event) -> Event:

@@ -1,0 +1,82 @@
+"""The two services: which settings they are started with, and how signals end them.
+
+Owns the process around `cdc` and `stream_app`: configuration checked before anything starts, logs,
+SIGTERM. Refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from ops.config import reader_settings, worker_settings
+from ops.errors import ConfigError
+from ops.invocation import Invocation
+
+if TYPE_CHECKING:
+    from cdc.settings import ReaderSettings
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+logger = logging.getLogger(__name__)
+
+
+def run_reader(invocation: Invocation, names: Sequence[str] | None) -> None:
+    """Reads the named servers, all by default, until SIGTERM.
+
+    Raises:
+        ConfigError: A server is not configured, or none is.
+        CdcError: The only reader, or all of them, need an operator.
+    """
+    config = invocation.config
+    chosen = tuple(dict.fromkeys(names or config.servers))
+    if not chosen:
+        raise ConfigError(
+            "servers: no server is configured", "add a [[servers]] table with name and dsn"
+        )
+    settings = [reader_settings(config, name) for name in chosen]
+    invocation.start_logs()
+    logger.info("reader_starts", extra={"servers": ", ".join(chosen)})
+    interrupted = asyncio.run(_read(settings))
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+async def _read(settings: Sequence[ReaderSettings]) -> bool:
+    from cdc.reader import run_readers  # noqa: PLC0415  a worker's machine needs no reader
+
+    stop, interrupted = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        logger.info("stopping", extra={"signal": number.name})
+        if number is signal.SIGINT:
+            interrupted.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    await run_readers(settings, stop)
+    return interrupted.is_set()
+
+
+def run_worker(invocation: Invocation) -> None:
+    """Runs one worker until SIGTERM.
+
+    Raises:
+        ConfigError: The sink is not configured.
+        StreamAppError: It cannot go on; the supervisor starts it again.
+    """
+    settings = worker_settings(invocation.config)
+    invocation.start_logs()
+    logger.info("worker_starts", extra={"worker": settings.worker_id})
+    from stream_app.app import run_worker as run  # noqa: PLC0415  Faust takes a second to load
+
+    code = run(settings)
+    if code:
+        raise typer.Exit(code)
