@@ -1,0 +1,80 @@
+"""One server's clock against the reference, kept up while its reader runs.
+
+Owns the connection to the reference and the rhythm of probes. Refuses to let a reference that is
+out of reach disturb the reading: the last offset goes on with a growing bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from callstate.events import Clock
+from cdc.clock_probe import ClockTracker, compare, read_clock, stopwatch_us
+from cdc.connect import Connection, connect_sql
+from cdc.errors import CdcError
+from cdc.metrics import ReaderMetrics
+from cdc.settings import ReaderSettings
+
+logger = logging.getLogger(__name__)
+
+_REFERENCE = Clock(late=False, error_us=0, offset_us=0)
+
+
+class ServerClock:
+    """Gives the stamp for records; lives as long as the reader, over all its sessions."""
+
+    def __init__(self, settings: ReaderSettings, metrics: ReaderMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._tracker = ClockTracker()
+        self._reference: Connection | None = None
+        self._is_reference = settings.reference or settings.reference_dsn == settings.dsn
+
+    def stamp(self) -> Clock | None:
+        """What is known of the offset now; None where nothing is."""
+        clock = _REFERENCE if self._is_reference else self._tracker.clock(stopwatch_us())
+        if clock is not None:
+            self._metrics.clock_offset_us = clock.offset_us
+            self._metrics.clock_error_us = clock.error_us
+        self._metrics.clock_steps_total = self._tracker.steps
+        return clock
+
+    async def probe(self, server: Connection) -> None:
+        """Measures once; what goes wrong on the reference's side is logged and left.
+
+        Raises:
+            CdcError: The server's own connection is gone.
+        """
+        if self._is_reference or self._settings.reference_dsn is None:
+            return
+        rounds = self._settings.probe_rounds
+        try:
+            if self._reference is None or self._reference.closed:
+                self._reference = await connect_sql(
+                    self._settings.reference_dsn, connect_seconds=self._settings.connect_seconds
+                )
+            reference = await read_clock(self._reference, rounds)
+        except CdcError as error:
+            self._metrics.clock_probe_failures_total += 1
+            logger.warning(
+                "clock_reference_unreachable",
+                extra={"server": self._settings.server, "reason": str(error)},
+            )
+            await self.close()
+            return
+        self._tracker.add(compare(await read_clock(server, rounds), reference))
+
+    async def probe_for_ever(self, server: Connection, use: Callable[[], None]) -> None:
+        """Measures every `probe_seconds` and calls `use` after each."""
+        while True:
+            await asyncio.sleep(self._settings.probe_seconds)
+            await self.probe(server)
+            use()
+
+    async def close(self) -> None:
+        """Leaves the reference."""
+        connection, self._reference = self._reference, None
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,179 @@
+"""Where a reader has got to, kept in Kafka beside the data that it speaks of.
+
+Owns the record of the compacted topic: key = server, value = JSON. It is written behind the
+acknowledgement of everything that it covers, and PostgreSQL is told only what is stored here. So a
+reader can be started on another machine with an empty disk, and a slot whose confirmed position is
+ahead of this record was made or moved by somebody else.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from cdc.errors import KafkaRefused, KafkaUnreachable
+from cdc.lsn import lsn_text, parse_lsn
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """One server's progress.
+
+    Attributes:
+        lsn: Every row up to it is in Kafka (while `backfilling`: every row after it streams).
+        epoch: Grows each time that reading begins anew (slot lost, server changed): within one
+            epoch positions only grow, so a late record of a dying reader is told by its lower LSN.
+        progress_us: The server's clock up to which Kafka holds everything; None: not known yet.
+        backfill_table: Table that the backfill was reading; None once it is complete.
+        backfill_after: Its last id that is in Kafka.
+    """
+
+    lsn: int
+    system_id: str
+    timeline: int
+    slot: str
+    epoch: int = 0
+    progress_us: int | None = None
+    backfill_table: str | None = None
+    backfill_after: int | None = None
+
+    @property
+    def backfilling(self) -> bool:
+        """The rows from before the slot are not all in Kafka yet."""
+        return self.backfill_table is not None
+
+    def encode(self, server: str) -> bytes:
+        """The record's value."""
+        return orjson.dumps(
+            {
+                "v": _VERSION,
+                "server": server,
+                "lsn": lsn_text(self.lsn),
+                "system_id": self.system_id,
+                "timeline": self.timeline,
+                "slot": self.slot,
+                "epoch": self.epoch,
+                "progress_us": self.progress_us,
+                "backfill_table": self.backfill_table,
+                "backfill_after": self.backfill_after,
+            }
+        )
+
+
+def decode(value: bytes) -> StoredPosition:
+    """Reads a record's value.
+
+    Raises:
+        KafkaRefused: It is not one of ours.
+    """
+    try:
+        record: dict[str, Any] = orjson.loads(value)
+        if record["v"] != _VERSION:
+            raise ValueError(f"version {record['v']}")  # noqa: TRY301
+        return StoredPosition(
+            parse_lsn(record["lsn"]),
+            record["system_id"],
+            record["timeline"],
+            record["slot"],
+            record["epoch"],
+            record["progress_us"],
+            record["backfill_table"],
+            record["backfill_after"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise KafkaRefused(f"the stored position cannot be read: {error}") from error
+
+
+def newer(held: StoredPosition | None, read: StoredPosition) -> StoredPosition:
+    """Which of two records of one server counts; `read` stands behind `held` in the topic."""
+    if held is None:
+        return read
+    order = (read.epoch, not read.backfilling, read.lsn)
+    return held if order < (held.epoch, not held.backfilling, held.lsn) else read
+
+
+def load(
+    kafka: Mapping[str, object], topic: str, server: str, timeout_seconds: float
+) -> StoredPosition | None:
+    """The newest position of `server`; None where none was ever stored. Blocks: run it in a thread.
+
+    Raises:
+        KafkaUnreachable: The topic could not be read to its end in time.
+        KafkaRefused: The broker does not let us read it, or the record is not ours.
+    """
+    own: dict[str, Any] = {
+        "group.id": f"cdrstream-positions-{uuid.uuid4()}",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "allow.auto.create.topics": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "log_level": 0,
+    }
+    consumer = Consumer({**kafka, **own})
+    try:
+        found = _newest_of(consumer, topic, server.encode(), timeout_seconds)
+    except KafkaException as error:
+        raise kafka_error(error.args[0], f"reading {topic}") from error
+    finally:
+        consumer.close()
+    return found
+
+
+def _newest_of(
+    consumer: Consumer, topic: str, key: bytes, timeout_seconds: float
+) -> StoredPosition | None:
+    metadata = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic]
+    if metadata.error is not None:
+        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise KafkaException(metadata.error)
+    waiting = set(metadata.partitions)
+    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
+    found: StoredPosition | None = None
+    heard = time.monotonic()
+    while waiting:
+        messages = consumer.consume(1_000, timeout=0.1)
+        if messages:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > timeout_seconds:
+            raise KafkaUnreachable(f"{topic} gave nothing for {timeout_seconds:g} s")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                if message.key() == key:
+                    found = newer(found, decode(message.value() or b""))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                waiting.discard(message.partition())
+            else:
+                raise KafkaException(error)
+    return found
+
+
+_AWAY = frozenset(
+    (
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+    )
+)
+
+
+def kafka_error(error: KafkaError, doing: str) -> KafkaUnreachable | KafkaRefused:
+    """Our error for one of librdkafka's."""
+    text = f"{doing}: {error.str()}"
+    return KafkaUnreachable(text) if error.code() in _AWAY else KafkaRefused(text)

@@ -1,0 +1,173 @@
+"""The readers of a process: one server's sessions one after another, several servers side by side.
+
+Owns retrying, by each error's rule with bounded back-off, and the status record. Refuses to know
+how a session works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from cdc.clocks import ServerClock
+from cdc.errors import CdcError, Retry, SlotBusy
+from cdc.metrics import ReaderMetrics
+from cdc.publisher import Publisher
+from cdc.session import Session
+from cdc.settings import ReaderSettings
+from cdc.status import State, status_key, status_message
+
+logger = logging.getLogger(__name__)
+
+_STEADY_SECONDS = 30.0
+
+
+class ServerReader:
+    """One server's reader over all its sessions."""
+
+    def __init__(self, settings: ReaderSettings) -> None:
+        self.settings = settings
+        self.metrics = ReaderMetrics()
+        self.state = State.STARTING
+        self.last_error: CdcError | None = None
+        self._publisher = Publisher(settings, self.metrics)
+        self._clock = ServerClock(settings, self.metrics)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reads until `stop` is set; breaks that heal by themselves are waited out.
+
+        Raises:
+            CdcError: With the rule `manual` or `never`: an operator has to do something.
+        """
+        telling = asyncio.ensure_future(self._tell_for_ever())
+        try:
+            await self._run_sessions(stop)
+            self.state = State.STOPPED
+        except CdcError as error:
+            self.state, self.last_error = State.FAILED, error
+            raise
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            await self._leave()
+
+    async def _run_sessions(self, stop: asyncio.Event) -> None:
+        settings, delay = self.settings, self.settings.retry_seconds_min
+        while not stop.is_set():
+            began = time.monotonic()
+            session = Session(settings, self._publisher, self._clock, self.metrics, self._set_state)
+            try:
+                await session.run(stop)
+            except CdcError as error:
+                if error.retry is not Retry.TIMED:
+                    raise
+                self._note(error)
+            if time.monotonic() - began > _STEADY_SECONDS:
+                delay = settings.retry_seconds_min
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    stop.wait(),
+                    settings.standby_seconds if self.state is State.STANDBY else delay,
+                )
+            delay = min(delay * 2, settings.retry_seconds_max)
+
+    def _note(self, error: CdcError) -> None:
+        changed = self.last_error is None or str(self.last_error) != str(error)
+        self.state = State.STANDBY if isinstance(error, SlotBusy) else State.RETRYING
+        self.last_error = error
+        self.metrics.reconnects_total += 1
+        if self._publisher.failure is not None:
+            self._publisher.close()
+            self._publisher = Publisher(self.settings, self.metrics)
+        logger.log(
+            logging.WARNING if changed else logging.INFO,
+            "standby" if self.state is State.STANDBY else "reader_retries",
+            extra={
+                "server": self.settings.server,
+                "error": type(error).__name__,
+                "reason": str(error),
+                "advice": error.advice,
+            },
+        )
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        if state is State.STREAMING:
+            self.last_error = None
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            self._tell()
+            with suppress(CdcError):
+                self._publisher.pump()
+            await asyncio.sleep(self.settings.status_seconds)
+
+    def _tell(self) -> None:
+        server = self.settings.server
+        self._publisher.send(
+            self.settings.topics.status,
+            status_key(server),
+            status_message(server, self.state, self.metrics, self.last_error),
+        )
+
+    async def _leave(self) -> None:
+        await self._clock.close()
+        with suppress(CdcError):
+            self._tell()
+            await self._publisher.drained(time.monotonic() + 1.0)
+        self._publisher.close()
+
+
+async def run_reader(settings: ReaderSettings, stop: asyncio.Event) -> None:
+    """Reads one server until `stop` is set.
+
+    Every row committed on the server reaches Kafka at least once, however often this process dies;
+    repeats have the same (server, id). After `stop` it comes back within 10 s.
+
+    Raises:
+        CdcError: With the rule `manual` or `never`; its advice says what to do.
+    """
+    await ServerReader(settings).run(stop)
+
+
+async def run_readers(servers: Sequence[ReaderSettings], stop: asyncio.Event) -> None:
+    """Reads several servers in one process; what one of them lacks does not stop the others.
+
+    A reader that an operator has to help is tried again every `manual_retry_seconds`, one that may
+    not go on (`never`) ends.
+
+    Raises:
+        CdcError: The only reader's, or the last one's where all have ended.
+    """
+    if len(servers) == 1:
+        await run_reader(servers[0], stop)
+        return
+    ended = await asyncio.gather(
+        *(_keep_reading(settings, stop) for settings in servers), return_exceptions=True
+    )
+    failures = [end for end in ended if isinstance(end, BaseException)]
+    if failures:
+        raise failures[-1]
+
+
+async def _keep_reading(settings: ReaderSettings, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await run_reader(settings, stop)
+        except CdcError as error:
+            logger.error(
+                "reader_failed",
+                extra={
+                    "server": settings.server,
+                    "error": type(error).__name__,
+                    "reason": str(error),
+                    "advice": error.advice,
+                },
+            )
+            if error.retry is Retry.NEVER:
+                raise
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), settings.manual_retry_seconds)

@@ -1,0 +1,281 @@
+"""One server's reading between connecting and the next break.
+
+Owns the order of things: check, find the starting point, stream, store the position, confirm.
+Refuses to retry (`reader` does); whatever goes wrong leaves it as a CdcError, with nothing
+confirmed that Kafka has not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from callstate.envelope import HEARTBEAT, heartbeat_message
+from cdc.clocks import ServerClock
+from cdc.connect import Connection, connect_sql, connect_walsender
+from cdc.errors import ProtocolBroken
+from cdc.heartbeat import SAMPLE_SQL, Markers, Sample
+from cdc.lsn import lsn_text
+from cdc.metrics import ReaderMetrics
+from cdc.pgoutput import Decoder, ProtocolError
+from cdc.position_keeper import PositionKeeper
+from cdc.publisher import Publisher
+from cdc.settings import ReaderSettings
+from cdc.slot import (
+    check_not_future,
+    check_publication,
+    check_server,
+    fetch_one,
+    identify,
+    slot_state,
+)
+from cdc.starting import Opened, Starting, routes
+from cdc.status import State
+from cdc.topics import ensure_topics
+from cdc.wal_stream import WalStream
+
+logger = logging.getLogger(__name__)
+
+_REPLY_SECONDS_MIN = 0.1
+
+
+class Session:
+    """One pair of connections to a server; `run` it once.
+
+    Args:
+        settings: The server's.
+        publisher: Outlives the session: what it still holds is not read again.
+        clock: Likewise.
+        metrics: Likewise.
+        say: Hears what the session is doing.
+    """
+
+    def __init__(
+        self,
+        settings: ReaderSettings,
+        publisher: Publisher,
+        clock: ServerClock,
+        metrics: ReaderMetrics,
+        say: Callable[[State], None],
+    ) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._clock = clock
+        self._metrics = metrics
+        self._say = say
+        self._decoder = Decoder(settings.server, routes(settings))
+        self._reply_asked = False
+        self._status_at = 0.0
+        self._confirmed = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reads until `stop` is set, then waits for Kafka, confirms, and comes back.
+
+        Raises:
+            CdcError: By its retry rule.
+        """
+        async with AsyncExitStack() as stack:
+            starting = asyncio.ensure_future(self._start(stack))
+            if await _first_of(starting, stop):
+                return
+            opened, keeper, stream = starting.result()
+            await self._stream(opened, keeper, stream, stop)
+
+    async def _start(self, stack: AsyncExitStack) -> tuple[Opened, PositionKeeper, WalStream]:
+        settings = self._settings
+        self._say(State.STARTING)
+        partitions = await asyncio.to_thread(ensure_topics, settings, settings.connect_seconds)
+        opened = await self._open(stack, partitions)
+        keeper = await Starting(
+            settings, opened, self._publisher, self._metrics, self._clock, self._say
+        ).begin()
+        # What this process has already handed to Kafka need not be read again.
+        lsn = self._publisher.positions.handed
+        if lsn > keeper.wanted.lsn:
+            check_not_future(lsn, await identify(opened.walsender))
+        lsn = max(lsn, keeper.wanted.lsn)
+        self._confirmed = keeper.stored.lsn
+        stream = await WalStream.start(
+            opened.walsender,
+            settings.slot_name,
+            settings.publication,
+            lsn,
+            settings.drain_messages_max,
+        )
+        logger.info("streaming", extra={"server": settings.server, "lsn": lsn_text(lsn)})
+        return opened, keeper, stream
+
+    async def _open(self, stack: AsyncExitStack, partitions: int) -> Opened:
+        settings = self._settings
+        sql = await connect_sql(settings.dsn, connect_seconds=settings.connect_seconds)
+        stack.push_async_callback(sql.close)
+        facts = await check_server(sql, settings.publication)
+        walsender = await connect_walsender(
+            settings.dsn,
+            connect_seconds=settings.connect_seconds,
+            sql_ascii=facts.sql_ascii,
+            slot_wait_seconds=settings.slot_wait_seconds,
+        )
+        stack.push_async_callback(walsender.close)
+        return Opened(sql, walsender, facts, partitions)
+
+    async def _stream(
+        self, opened: Opened, keeper: PositionKeeper, stream: WalStream, stop: asyncio.Event
+    ) -> None:
+        self._say(State.STREAMING)
+        self._stamp()
+        markers = Markers(opened.facts.wal_block_bytes, opened.facts.wal_segment_bytes)
+
+        def tick() -> None:
+            self._tick(opened.partitions, keeper, stream, markers)
+
+        receiving = self._receive(stream)
+        others: list[Coroutine[Any, Any, None]] = [
+            self._publisher.pump_for_ever(tick),
+            self._sample_for_ever(opened.sql, markers),
+            self._watch_for_ever(opened.sql),
+            self._clock.probe_for_ever(opened.sql, self._stamp),
+        ]
+        reading = asyncio.ensure_future(receiving)
+        tasks = [reading, *(asyncio.ensure_future(other) for other in others)]
+        try:
+            if not await _first_of(asyncio.wait(tasks, return_when="FIRST_COMPLETED"), stop):
+                for task in tasks:
+                    if task.done():
+                        task.result()
+            reading.cancel()
+            await self._finish(keeper, stream)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self, stream: WalStream) -> None:
+        """The hot path: socket -> rows -> Kafka's queue."""
+        decoder, publisher, metrics = self._decoder, self._publisher, self._metrics
+        pause = self._settings.drain_pause_seconds
+        while True:
+            messages = await stream.drain()
+            try:
+                chunk = decoder.feed(messages)
+            except ProtocolError as error:
+                raise ProtocolBroken(str(error)) from error
+            self._reply_asked |= chunk.reply_asked
+            metrics.rows_read_total += len(chunk.records)
+            metrics.bytes_read_total += chunk.size_bytes
+            metrics.open_transaction_rows = decoder.transaction_rows
+            metrics.received_lsn = max(metrics.received_lsn, chunk.safe)
+            del messages  # libpq's memory: not to be held while waiting for room
+            if chunk.records or chunk.safe:
+                await publisher.publish(chunk)
+            await asyncio.sleep(pause)
+
+    def _tick(
+        self, partitions: int, keeper: PositionKeeper, stream: WalStream, markers: Markers
+    ) -> None:
+        """What acknowledgements bring about, in this order: heartbeats, position, confirmation."""
+        settings, positions, now = self._settings, self._publisher.positions, time.monotonic()
+        if markers.passed(positions.confirmable):
+            self._beat(partitions, positions.confirmable, markers.progress_us)
+        moved = positions.confirmable > keeper.wanted.lsn
+        if moved:
+            # A server that waits for our reply (it shuts down) is not kept waiting.
+            seconds = _REPLY_SECONDS_MIN if self._reply_asked else settings.position_seconds
+            keeper.put_soon(
+                replace(
+                    keeper.wanted, lsn=positions.confirmable, progress_us=self._metrics.progress_us
+                ),
+                seconds,
+            )
+        since = now - self._status_at
+        news = keeper.stored.lsn > self._confirmed or self._reply_asked
+        if since >= settings.confirm_seconds or (news and since >= _REPLY_SECONDS_MIN):
+            self._confirm(keeper.stored.lsn, stream, ask_reply=markers.waiting)
+        self._metrics.unacked_records = positions.unacked_records
+        self._metrics.buffer_bytes = positions.unacked_bytes
+
+    def _confirm(self, lsn: int, stream: WalStream, *, ask_reply: bool) -> None:
+        # Asked for a reply, an idle server says how far its log has been decoded.
+        stream.confirm(lsn, ask_reply=ask_reply)
+        self._confirmed = self._metrics.confirmed_lsn = lsn
+        self._status_at = time.monotonic()
+        self._reply_asked = False
+
+    def _beat(self, partitions: int, lsn: int, progress_us: int | None) -> None:
+        assert progress_us is not None
+        settings, metrics = self._settings, self._metrics
+        metrics.progress_us = progress_us
+        metrics.heartbeats_total += 1
+        value = orjson.dumps(
+            heartbeat_message(settings.server, progress_us, lsn_text(lsn), self._clock.stamp())
+        )
+        for partition in range(partitions):
+            self._publisher.send(
+                settings.topics.events,
+                settings.server,
+                value,
+                partition=partition,
+                kind=HEARTBEAT,
+            )
+
+    def _stamp(self) -> None:
+        self._decoder.prefix.set_clock(self._clock.stamp())
+
+    async def _sample_for_ever(self, sql: Connection, markers: Markers) -> None:
+        while True:
+            markers.add(Sample(*await fetch_one(sql, SAMPLE_SQL)))
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+
+    async def _watch_for_ever(self, sql: Connection) -> None:
+        """Looks at what the stream does not tell: the slot's room, the publication."""
+        metrics = self._metrics
+        while True:
+            state = await slot_state(sql, self._settings.slot_name)
+            if state is not None:
+                metrics.slot_wal_status = state.wal_status
+                metrics.slot_safe_wal_bytes = state.safe_wal_bytes
+                metrics.slot_retained_bytes = state.retained_bytes
+                metrics.slot_unread_bytes = state.unread_bytes
+            await check_publication(sql, self._settings.publication)
+            await asyncio.sleep(self._settings.slot_check_seconds)
+
+    async def _finish(self, keeper: PositionKeeper, stream: WalStream) -> None:
+        """Waits for what Kafka holds back, stores and confirms; bounded, and safe to cut short."""
+        deadline = time.monotonic() + self._settings.shutdown_seconds
+        publisher = self._publisher
+        await publisher.drained(deadline)
+        lsn = publisher.positions.confirmable
+        if lsn > keeper.wanted.lsn:
+            keeper.put(replace(keeper.wanted, lsn=lsn, progress_us=self._metrics.progress_us))
+            await publisher.drained(deadline)
+        self._confirm(keeper.stored.lsn, stream, ask_reply=False)
+        logger.info(
+            "stopped",
+            extra={"server": self._settings.server, "lsn": lsn_text(keeper.stored.lsn)},
+        )
+
+
+async def _first_of(
+    work: Coroutine[Any, Any, Any] | asyncio.Future[Any], stop: asyncio.Event
+) -> bool:
+    """Waits for `work` or `stop`; True where it was `stop`, and `work` is cancelled then."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return False
+        return True
+    finally:
+        for task in (working, stopped):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)

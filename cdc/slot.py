@@ -1,0 +1,276 @@
+"""What must hold of a server before it is read, and the making of its slot.
+
+Owns the checks (version, wal_level, encoding, publication, slot, stored position against the
+server's identity) and slot creation. Refuses to read rows and to decide what a lost slot means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc.connect import Connection
+from cdc.errors import (
+    NotLogical,
+    PublicationMissing,
+    ServerChanged,
+    ServerUnreachable,
+    SlotForeign,
+    SlotLost,
+    TableMissing,
+    classify,
+)
+from cdc.lsn import lsn_text, parse_lsn
+from cdc.position_store import StoredPosition
+from cdc.settings import CALL_TABLE, OBSERVER_TABLE
+
+logger = logging.getLogger(__name__)
+
+VERSION_MIN = 140_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server is like, as far as reading depends on it."""
+
+    version: int
+    sql_ascii: bool
+    wal_segment_bytes: int
+    wal_block_bytes: int
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which history of which server: IDENTIFY_SYSTEM."""
+
+    system_id: str
+    timeline: int
+    flushed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A row of pg_replication_slots."""
+
+    plugin: str
+    database: str
+    active_pid: int | None
+    confirmed: int
+    wal_status: str
+    safe_wal_bytes: int | None
+    retained_bytes: int | None
+    unread_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedSlot:
+    """A new slot: everything committed after `consistent` streams, `snapshot` shows the rest."""
+
+    consistent: int
+    snapshot: str | None
+
+
+async def check_server(conn: Connection, publication: str) -> ServerFacts:
+    """Checks what START_REPLICATION would not, or only with the first row.
+
+    Raises:
+        CdcError: The first thing that does not hold, with its advice.
+    """
+    row = await fetch_one(
+        conn,
+        "select current_setting('server_version_num')::int, current_setting('wal_level'),"
+        " current_setting('server_encoding'), pg_size_bytes(current_setting('wal_segment_size')),"
+        " current_setting('wal_block_size')::int, to_regclass(%s) is not null",
+        (CALL_TABLE,),
+    )
+    version, wal_level, encoding, segment_bytes, block_bytes, has_table = row
+    if version < VERSION_MIN:
+        raise NotLogical(f"PostgreSQL {version // 10_000} is too old; 14 is needed")
+    if wal_level != "logical":
+        raise NotLogical(f"wal_level is {wal_level}, logical is needed")
+    if not has_table:
+        raise TableMissing(f"the database has no table {CALL_TABLE}")
+    tables = await check_publication(conn, publication)
+    return ServerFacts(version, encoding == "SQL_ASCII", segment_bytes, block_bytes, tables)
+
+
+async def check_publication(conn: Connection, publication: str) -> tuple[str, ...]:
+    """The published tables of ours.
+
+    A missing publication lets START succeed, and then the first change of any table fails; a table
+    that was dropped and made again is silently not published: so this is asked again while running.
+
+    Raises:
+        PublicationMissing: It does not exist, lacks a table, or does not publish inserts.
+    """
+    rows = await fetch_all(
+        conn,
+        "select p.pubinsert, t.tablename::text from pg_publication p"
+        " left join pg_publication_tables t using (pubname) where p.pubname = %s",
+        (publication,),
+    )
+    if not rows:
+        raise PublicationMissing(f"publication {publication} does not exist")
+    if not rows[0][0]:
+        raise PublicationMissing(f"publication {publication} does not publish inserts")
+    published = {row[1] for row in rows}
+    ours = tuple(table for table in (CALL_TABLE, OBSERVER_TABLE) if table in published)
+    if CALL_TABLE not in ours:
+        raise PublicationMissing(f"publication {publication} lacks table {CALL_TABLE}")
+    row = await fetch_one(conn, "select to_regclass(%s) is not null", (OBSERVER_TABLE,))
+    if row[0] and OBSERVER_TABLE not in ours:
+        raise PublicationMissing(f"publication {publication} lacks table {OBSERVER_TABLE}")
+    return ours
+
+
+async def identify(walsender: Connection) -> Identity:
+    """Asks the walsender who it is."""
+    row = await fetch_one(walsender, "IDENTIFY_SYSTEM")
+    return Identity(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
+
+
+def check_position(stored: StoredPosition, identity: Identity) -> None:
+    """Refuses a position that means nothing, or something else, on this server.
+
+    PostgreSQL takes a future LSN without a word and leaves out everything before it.
+
+    Raises:
+        ServerChanged: Another system, another timeline, or a log that ends before the position.
+    """
+    if stored.system_id != identity.system_id:
+        raise ServerChanged(
+            f"the stored position is of system {stored.system_id},"
+            f" this server is system {identity.system_id}"
+        )
+    if stored.timeline != identity.timeline:
+        raise ServerChanged(
+            f"the stored position is of timeline {stored.timeline}, the server is on"
+            f" {identity.timeline}: it was restored or promoted"
+        )
+    check_not_future(stored.lsn, identity)
+
+
+def check_not_future(lsn: int, identity: Identity) -> None:
+    """Refuses a position that the server has not reached.
+
+    Raises:
+        ServerChanged: The log ends before `lsn`.
+    """
+    if lsn > identity.flushed:
+        raise ServerChanged(
+            f"the position {lsn_text(lsn)} is ahead of the server's log, which ends at"
+            f" {lsn_text(identity.flushed)}: it was restored, or lost log in a crash"
+        )
+
+
+async def slot_state(conn: Connection, slot: str) -> SlotState | None:
+    """The slot as the server sees it; None where there is none."""
+    row = await fetch_opt(
+        conn,
+        "select plugin::text, database::text, active_pid, (confirmed_flush_lsn - '0/0')::int8,"
+        " coalesce(wal_status, 'unknown'), safe_wal_size, (l - restart_lsn)::int8,"
+        " (l - confirmed_flush_lsn)::int8 from pg_replication_slots,"
+        " (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()"
+        " else pg_current_wal_lsn() end as l) as now where slot_name = %s",
+        (slot,),
+    )
+    if row is None:
+        return None
+    plugin, database, pid, confirmed, status, safe, retained, unread = row
+    return SlotState(
+        plugin or "", database or "", pid, confirmed or 0, status, safe, retained, unread
+    )
+
+
+def check_slot(state: SlotState, slot: str, database: str) -> None:
+    """Refuses a slot that cannot give our rows.
+
+    Raises:
+        SlotLost: Its log is gone.
+        SlotForeign: It belongs to another plugin or database.
+    """
+    if state.wal_status == "lost":
+        raise SlotLost(f"slot {slot} was invalidated: its log is gone")
+    if state.plugin != "pgoutput" or state.database != database:
+        raise SlotForeign(
+            f"slot {slot} is for plugin {state.plugin or 'none'} in database"
+            f" {state.database or 'none'}"
+        )
+
+
+async def create_slot(walsender: Connection, watcher: Connection, slot: str) -> CreatedSlot:
+    """Makes the slot and exports the snapshot that ends where the slot begins.
+
+    Waits for the transactions that are open (their end is what makes the position consistent), and
+    names them meanwhile. The snapshot lives until the walsender's next command.
+
+    Raises:
+        SlotBlocked: They stayed open longer than the connection's lock_timeout.
+        CdcError: Whatever else PostgreSQL says.
+    """
+    command = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(
+        sql.Identifier(slot)
+    )
+    creation = asyncio.ensure_future(fetch_one(walsender, command))
+    try:
+        while not creation.done():
+            await asyncio.wait({creation}, timeout=2.0)
+            if not creation.done():
+                await _name_blockers(watcher, slot)
+        row = creation.result()
+    except asyncio.CancelledError:
+        creation.cancel()
+        await asyncio.wait({creation})
+        raise
+    logger.info("slot_created", extra={"slot": slot, "lsn": row[1]})
+    return CreatedSlot(parse_lsn(str(row[1])), row[2])
+
+
+async def _name_blockers(watcher: Connection, slot: str) -> None:
+    rows = await fetch_all(
+        watcher,
+        "select pid, round(extract(epoch from clock_timestamp() - xact_start)),"
+        " split_part(left(query, 40), ' ', 1) || ' ' || split_part(left(query, 40), ' ', 2)"
+        " from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()"
+        " order by xact_start limit 5",
+    )
+    for pid, seconds, words in rows:
+        logger.warning(
+            "slot_waits_for_transaction",
+            extra={"slot": slot, "pid": pid, "open_seconds": int(seconds or 0), "query": words},
+        )
+
+
+async def drop_slot(conn: Connection, slot: str) -> None:
+    """Drops the slot, which must not be active."""
+    await fetch_one(conn, "select pg_drop_replication_slot(%s)", (slot,))
+    logger.warning("slot_dropped", extra={"slot": slot})
+
+
+async def fetch_all(conn: Connection, query: Any, params: Any = None) -> list[tuple[Any, ...]]:
+    """All rows of a query, psycopg's errors as ours."""
+    try:
+        cursor = await conn.execute(query, params)
+        return await cursor.fetchall()
+    except psycopg.Error as error:
+        raise classify(error) from error
+
+
+async def fetch_opt(conn: Connection, query: Any, params: Any = None) -> tuple[Any, ...] | None:
+    """The first row, if there is one."""
+    rows = await fetch_all(conn, query, params)
+    return rows[0] if rows else None
+
+
+async def fetch_one(conn: Connection, query: Any, params: Any = None) -> tuple[Any, ...]:
+    """The first row of a query that always has one."""
+    row = await fetch_opt(conn, query, params)
+    if row is None:
+        raise ServerUnreachable("the server answered without a row")
+    return row

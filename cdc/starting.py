@@ -1,0 +1,279 @@
+"""Where reading begins: stored position, slot, and what has to be read of the tables first.
+
+Owns the decision and what it takes (a new slot, the record of a gap, the backfill). Refuses to
+stream.
+
+| stored position | slot | begin |
+|---|---|---|
+| none | none | new slot; backfill in its snapshot (or not at all: `start_mode = now`) |
+| none | there | backfill in a snapshot of now; the slot is older, so nothing lies between |
+| streaming | there | at the stored position |
+| in backfill | there | backfill from the last id that is in Kafka |
+| any | gone, lost, or ahead of the position | gap record; new slot; backfill |
+| of another server or history | any | refused; with `accept_server_change` as if gone |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import orjson
+
+from callstate.envelope import GAP, Gap, gap_message
+from cdc import position_store
+from cdc.clocks import ServerClock
+from cdc.connect import Connection
+from cdc.errors import ServerChanged, SlotBusy, SlotLost
+from cdc.lsn import lsn_text
+from cdc.metrics import ReaderMetrics
+from cdc.pgoutput import EnvelopePrefix, Route
+from cdc.position_keeper import PositionKeeper
+from cdc.position_store import StoredPosition
+from cdc.positions import Batch
+from cdc.publisher import Publisher
+from cdc.settings import CALL_TABLE, OBSERVER_TABLE, ReaderSettings, StartMode
+from cdc.slot import (
+    Identity,
+    ServerFacts,
+    SlotState,
+    check_not_future,
+    check_position,
+    check_slot,
+    create_slot,
+    drop_slot,
+    fetch_one,
+    identify,
+    slot_state,
+)
+from cdc.snapshot import Backfill
+from cdc.status import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Both connections to a server, and what is known of it."""
+
+    sql: Connection
+    walsender: Connection
+    facts: ServerFacts
+    partitions: int
+
+
+class Starting:
+    """Finds the starting point of one session."""
+
+    def __init__(
+        self,
+        settings: ReaderSettings,
+        opened: Opened,
+        publisher: Publisher,
+        metrics: ReaderMetrics,
+        clock: ServerClock,
+        say: Callable[[State], None],
+    ) -> None:
+        self._settings = settings
+        self._opened = opened
+        self._publisher = publisher
+        self._metrics = metrics
+        self._clock = clock
+        self._say = say
+        self._snapshot: str | None = None
+        self._identity = Identity("", 0, 0)
+
+    async def begin(self) -> PositionKeeper:
+        """Makes everything ready to stream behind the keeper's stored position.
+
+        The order of looking matters, because another reader may be at work until the slot is ours:
+        it stores before it confirms, and the server is always ahead of both. So the slot is looked
+        at first, then the stored position, then the server's log.
+
+        Raises:
+            CdcError: By its retry rule.
+        """
+        settings = self._settings
+        slot = await slot_state(self._opened.sql, self._settings.slot_name)
+        if slot is not None and slot.active_pid is not None:
+            raise SlotBusy(f"slot {settings.slot_name} is active for PID {slot.active_pid}")
+        stored = await asyncio.to_thread(
+            position_store.load,
+            settings.kafka,
+            settings.topics.positions,
+            settings.server,
+            settings.connect_seconds,
+        )
+        self._identity = await identify(self._opened.walsender)
+        await self._clock.probe(self._opened.sql)
+        position = await self._position(stored, slot)
+        keeper = PositionKeeper(
+            self._publisher, self._settings.topics.positions, self._settings.server, position
+        )
+        if position is not stored:
+            keeper.put(position)
+        if position.backfilling:
+            self._say(State.BACKFILL)
+            await self._backfill(keeper)
+        return keeper
+
+    async def _position(
+        self, stored: StoredPosition | None, slot: SlotState | None
+    ) -> StoredPosition:
+        settings, identity = self._settings, self._identity
+        try:
+            if stored is not None:
+                check_position(stored, identity)
+        except ServerChanged as changed:
+            if not settings.accept_server_change:
+                raise
+            assert stored is not None
+            logger.warning("server_change_accepted", extra={"reason": str(changed)})
+            return await self._anew(stored, slot, str(changed))
+        try:
+            if slot is not None:
+                check_slot(slot, settings.slot_name, self._opened.sql.info.dbname)
+            if stored is not None:
+                self._check_covers(slot, stored)
+        except SlotLost as lost:
+            logger.warning("slot_lost", extra={"slot": settings.slot_name, "reason": str(lost)})
+            return await self._anew(stored, slot, str(lost))
+        if stored is not None:
+            return stored
+        if slot is None:
+            return await self._create(0)
+        check_not_future(slot.confirmed, identity)
+        return self._fresh(slot.confirmed, 0)
+
+    def _check_covers(self, slot: SlotState | None, stored: StoredPosition) -> None:
+        """A slot is told only what is stored: one that is ahead was made or moved by others."""
+        name = self._settings.slot_name
+        if slot is None:
+            raise SlotLost(f"slot {name} was dropped; the position {lsn_text(stored.lsn)} is known")
+        if slot.confirmed > stored.lsn:
+            raise SlotLost(
+                f"slot {name} is at {lsn_text(slot.confirmed)}, ahead of the stored position"
+                f" {lsn_text(stored.lsn)}: it was made anew or moved"
+            )
+
+    async def _anew(
+        self, stored: StoredPosition | None, slot: SlotState | None, reason: str
+    ) -> StoredPosition:
+        """A new slot in the place of one that cannot be used, and the record of what is between."""
+        if slot is not None:
+            await drop_slot(self._opened.sql, self._settings.slot_name)
+        if stored is None:
+            return await self._create(0)
+        position = await self._create(stored.epoch + 1, StartMode.BACKFILL)
+        (now_us,) = await fetch_one(
+            self._opened.sql, "select (extract(epoch from clock_timestamp()) * 1000000)::int8"
+        )
+        gap = Gap(
+            self._settings.server,
+            lsn_text(stored.lsn),
+            lsn_text(position.lsn),
+            stored.progress_us or 0,
+            now_us,
+            reason,
+        )
+        value = orjson.dumps(gap_message(gap))
+        for partition in range(self._opened.partitions):
+            self._publisher.send(
+                self._settings.topics.events,
+                self._settings.server,
+                value,
+                partition=partition,
+                kind=GAP,
+            )
+        self._metrics.gaps_total += 1
+        await self._all_acknowledged()
+        return position
+
+    async def _create(self, epoch: int, mode: StartMode | None = None) -> StoredPosition:
+        created = await create_slot(
+            self._opened.walsender, self._opened.sql, self._settings.slot_name
+        )
+        self._snapshot = created.snapshot
+        return self._fresh(created.consistent, epoch, mode)
+
+    def _fresh(self, lsn: int, epoch: int, mode: StartMode | None = None) -> StoredPosition:
+        wanted = (mode or self._settings.start_mode) is StartMode.BACKFILL
+        return StoredPosition(
+            lsn=lsn,
+            system_id=self._identity.system_id,
+            timeline=self._identity.timeline,
+            slot=self._settings.slot_name,
+            epoch=epoch,
+            backfill_table=self._opened.facts.tables[0] if wanted else None,
+        )
+
+    async def _backfill(self, keeper: PositionKeeper) -> None:
+        position = keeper.wanted
+        prefix = EnvelopePrefix(self._settings.server)
+        clock = self._clock.stamp()
+        if clock is not None:
+            prefix.set_clock(clock._replace(late=True))
+        backfill = Backfill(
+            self._opened.sql,
+            self._settings.server,
+            routes(self._settings),
+            prefix,
+            position.lsn,
+            self._settings.backfill_rows,
+        )
+        await backfill.begin(self._snapshot)
+        if self._snapshot is not None:
+            await identify(self._opened.walsender)  # ends the export: its transaction is ours now
+        tables = self._opened.facts.tables
+        self._metrics.backfill_rows_expected = await backfill.expected_rows(tables)
+        logger.info(
+            "backfill_started",
+            extra={
+                "table": position.backfill_table,
+                "after_id": position.backfill_after,
+                "expected_rows": self._metrics.backfill_rows_expected,
+            },
+        )
+        first = tables.index(position.backfill_table) if position.backfill_table in tables else 0
+        after = position.backfill_after if tables[first] == position.backfill_table else None
+        under_way: deque[tuple[Batch, str, int]] = deque()
+        for table in tables[first:]:
+            async for part in backfill.slices(table, after):
+                batch = await self._publisher.publish(part.chunk)
+                under_way.append((batch, table, part.last_id))
+                self._metrics.backfill_rows_total += len(part.chunk.records)
+                self._note(keeper, under_way)
+            after = None
+        await backfill.end()
+        await self._all_acknowledged()
+        keeper.put(replace(position, backfill_table=None, backfill_after=None))
+        await self._all_acknowledged()
+        self._metrics.backfill_rows_expected = None
+        logger.info("backfill_done", extra={"rows": self._metrics.backfill_rows_total})
+
+    def _note(self, keeper: PositionKeeper, under_way: deque[tuple[Batch, str, int]]) -> None:
+        done: tuple[Batch, str, int] | None = None
+        while under_way and not under_way[0][0].unacked:
+            done = under_way.popleft()
+        if done is not None:
+            keeper.put_soon(
+                replace(keeper.wanted, backfill_table=done[1], backfill_after=done[2]),
+                self._settings.position_seconds,
+            )
+
+    async def _all_acknowledged(self) -> None:
+        """Waits as long as Kafka takes; the pump goes on elsewhere and ends us if it fails."""
+        while not await self._publisher.drained(time.monotonic() + 60):
+            logger.warning("kafka_slow", extra={"unacked": self._metrics.unacked_records})
+
+
+def routes(settings: ReaderSettings) -> dict[str, Route]:
+    """Where each table's rows go."""
+    return {
+        CALL_TABLE: Route(settings.topics.events, "call_id"),
+        OBSERVER_TABLE: Route(settings.topics.observers, None),
+    }

@@ -1,0 +1,87 @@
+"""The topics that readers write, made where they are missing.
+
+Owns their settings. Refuses to change a topic that exists: its partitions are fixed for life, and
+its settings are the operator's.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from cdc.errors import KafkaUnreachable
+from cdc.position_store import kafka_error
+from cdc.settings import ReaderSettings
+
+logger = logging.getLogger(__name__)
+
+_DAY_MS = 86_400_000
+_HORIZON = {"cleanup.policy": "delete", "retention.ms": str(35 * _DAY_MS)}
+# Small segments, so that compaction keeps up and a start reads little.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(4 * 1024 * 1024),
+    "segment.ms": str(3_600_000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "delete.retention.ms": str(_DAY_MS),
+}
+
+
+def topic_plan(settings: ReaderSettings) -> dict[str, tuple[int, dict[str, str]]]:
+    """Name to (partitions, settings) of every topic that a reader needs."""
+    names = settings.topics
+    return {
+        names.events: (settings.partitions, _HORIZON),
+        names.observers: (1, _HORIZON),
+        names.dead_letter(names.events): (1, _HORIZON),
+        names.dead_letter(names.observers): (1, _HORIZON),
+        names.positions: (1, _COMPACTED),
+        names.status: (1, _COMPACTED),
+    }
+
+
+def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
+    """Makes missing topics; gives the number of partitions of the event topic. Blocks.
+
+    Raises:
+        KafkaUnreachable: No broker answered in time.
+        KafkaRefused: A topic is missing and may not be made.
+    """
+    admin = AdminClient(_options(settings))
+    plan = topic_plan(settings)
+    try:
+        there = admin.list_topics(timeout=timeout_seconds).topics
+        missing = [
+            NewTopic(name, parts, settings.replication_factor, config=config)
+            for name, (parts, config) in plan.items()
+            if name not in there
+        ]
+        if missing:
+            _create(admin, missing, timeout_seconds)
+            there = admin.list_topics(timeout=timeout_seconds).topics
+    except KafkaException as error:
+        raise kafka_error(error.args[0], "asking for topics") from error
+    found = there.get(settings.topics.events)
+    if found is None or not found.partitions:
+        raise KafkaUnreachable(f"topic {settings.topics.events} is not there yet")
+    return len(found.partitions)
+
+
+def _options(settings: ReaderSettings) -> dict[str, Any]:
+    return {**settings.kafka, "log_level": 0}
+
+
+def _create(admin: AdminClient, missing: list[NewTopic], timeout_seconds: float) -> None:
+    for name, future in admin.create_topics(missing, operation_timeout=timeout_seconds).items():
+        try:
+            future.result(timeout_seconds + 5)
+        except KafkaException as error:
+            # Another reader that starts at the same time may have been first.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        else:
+            logger.info("topic_created", extra={"topic": name})
