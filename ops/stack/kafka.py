@@ -1,0 +1,306 @@
+"""The broker of the local stack: one Apache Kafka in KRaft mode, its own controller.
+
+Owns its configuration, start, stop, and the ways a test breaks it. Refuses to know topics.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from xml.sax.saxutils import quoteattr
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ops.stack import ports
+from ops.stack.accounts import Account
+from ops.stack.errors import PortTakenError, StackError
+from ops.stack.processes import KeptProcess, Program, wait_until
+
+_START_SECONDS: Final = 90.0
+_FORMAT_SECONDS: Final = 120.0
+_METADATA_SECONDS: Final = 2.0
+_PORT_TRIES: Final = 5
+_NODE: Final = 1
+_JVM: Final = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto", "-Djava.awt.headless=true")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSpec:
+    """What the broker shall be.
+
+    Attributes:
+        port: Loopback port of its clients; None picks a free one.
+        heap_mb: Largest Java heap.
+        settings: `server.properties` settings that go before the defaults.
+    """
+
+    port: int | None = None
+    heap_mb: int = 512
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class KafkaBroker:
+    """A broker without authentication on loopback; its port stays the same over restarts."""
+
+    def __init__(
+        self,
+        spec: BrokerSpec,
+        java: Path,
+        jars: Path,
+        stack_folder: Path,
+        account: Account | None,
+    ) -> None:
+        self.spec = spec
+        self.folder = stack_folder / "kafka"
+        self.log = self.folder / "kafka.log"
+        self.cluster_id = _cluster_id()
+        self._java = java
+        self._jars = jars
+        self._stack_folder = stack_folder
+        self._account = account
+        self._port = spec.port
+        self._controller_port: int | None = None
+        self._process: KeptProcess | None = None
+
+    @property
+    def port(self) -> int:
+        """Loopback port of its clients."""
+        if self._port is None:
+            raise StackError("the broker has no port before it is started")
+        return self._port
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """As clients want it: `host:port`."""
+        return f"{ports.HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of its Java."""
+        return self._running().pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.alive
+
+    def admin(self) -> AdminClient:
+        """A client that creates and describes topics."""
+        # its log would only repeat, on standard error, that a broker being started does not answer
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+
+    def create(self) -> None:
+        """Makes and formats its folder; once, before the first start."""
+        self.folder.mkdir(mode=0o700)
+        (self.folder / "log4j2.xml").write_text(_log4j())
+        # ports do not matter to the formatter, but it reads the whole file
+        self._write_properties(self._port or 9092, 9093)
+        if self._account:
+            os.chown(self.folder, self._account.uid, self._account.gid)
+        command = [*self._command(), "kafka.tools.StorageTool", "format"]
+        command += ["-t", self.cluster_id, "-c", str(self._properties)]
+        done = subprocess.run(
+            command,
+            env=self._environment(),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_FORMAT_SECONDS,
+            check=False,
+            user=self._account.uid if self._account else None,
+            group=self._account.gid if self._account else None,
+            extra_groups=[] if self._account else None,
+        )
+        if done.returncode != 0:
+            words = " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
+            raise StackError(
+                f"the broker's folder cannot be formatted: {words}",
+                "is the disk full? Else remove the cached jars, so that they are fetched again: "
+                f"rm -r '{self._jars}'",
+            )
+
+    def start(self) -> None:
+        """Starts it and waits until it answers a metadata request.
+
+        Raises:
+            PortTakenError: Another program has its port.
+            StackError: It did not start; with its last words.
+        """
+        if self.alive:
+            return
+        told = self._port
+        if told is not None:
+            ports.demand(told)
+        for attempt in range(_PORT_TRIES):
+            if told is None:
+                self._port = ports.pick()
+            if self._controller_port is None or not ports.is_free(self._controller_port):
+                self._controller_port = ports.pick({self.port})
+            try:
+                self._start_on(self.port, self._controller_port)
+            except PortTakenError:
+                if told is None:
+                    self._port = None
+                if attempt == _PORT_TRIES - 1 or (told is not None and not ports.is_free(told)):
+                    raise
+            else:
+                return
+
+    def stop(self, timeout_seconds: float = 20.0) -> bool:
+        """Shuts it down in order; True when it did not have to be killed."""
+        return self._process is None or self._process.stop(signal.SIGTERM, timeout_seconds)
+
+    def restart(self) -> None:
+        """Stops and starts it, on the same port, with what it held."""
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+
+    def pause(self) -> None:
+        """Freezes it; connections stay open and silent."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """Ends a pause."""
+        self._running().resume()
+
+    def begin_end(self) -> None:
+        """Ends it without waiting, for a stack that goes down as a whole and keeps nothing."""
+        if self._process is not None:
+            self._process.send(signal.SIGKILL)
+
+    @property
+    def _properties(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _start_on(self, port: int, controller_port: int) -> None:
+        self._write_properties(port, controller_port)
+        log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = KeptProcess(
+            Program(
+                argv=[*self._command(), "kafka.Kafka", str(self._properties)],
+                env=self._environment(),
+                cwd=self.folder,
+                log=self.log,
+                account=self._account,
+                orphan_signal=signal.SIGKILL,
+                remove=self._stack_folder,
+            )
+        )
+        process = self._process
+        if wait_until(lambda: not process.alive or self._answers(), _START_SECONDS):
+            if process.alive:
+                return
+        else:
+            process.kill()
+        words = self.log.read_bytes()[log_start:].decode(errors="replace")
+        if "Address already in use" in words or "Socket server failed to bind" in words:
+            raise PortTakenError(port)
+        raise StackError(
+            f"the broker did not start: {process.last_words()}", f"its log is {self.log}"
+        )
+
+    def _answers(self) -> bool:
+        """Whether it answers; it, and not a stranger on its port."""
+        if not ports.listening(self.port):
+            return False
+        try:
+            metadata = self.admin().list_topics(timeout=_METADATA_SECONDS)
+        except KafkaException:
+            return False
+        return bool(metadata.brokers) and metadata.cluster_id == self.cluster_id
+
+    def _command(self) -> list[str]:
+        return [
+            str(self._java),
+            f"-Xmx{self.spec.heap_mb}m",
+            *_JVM,
+            f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}",
+            "-cp",
+            f"{self._jars}/*",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
+
+    def _write_properties(self, port: int, controller_port: int) -> None:
+        settings = {**_settings(self.folder, port, controller_port), **self.spec.settings}
+        text = "".join(f"{name}={_escaped(value)}\n" for name, value in settings.items())
+        self._properties.write_text(text)
+        for path in (self._properties, self.folder / "log4j2.xml"):
+            path.chmod(0o644)
+
+    def _running(self) -> KeptProcess:
+        if self._process is None or not self._process.alive:
+            raise StackError("the broker does not run", "start it first")
+        return self._process
+
+
+def _settings(folder: Path, port: int, controller_port: int) -> dict[str, str]:
+    client, controller = f"{ports.HOST}:{port}", f"{ports.HOST}:{controller_port}"
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(_NODE),
+        "controller.quorum.voters": f"{_NODE}@{controller}",
+        "listeners": f"CLIENTS://{client},CONTROLLER://{controller}",
+        "advertised.listeners": f"CLIENTS://{client}",
+        "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "CLIENTS",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(folder / "data"),
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "default.replication.factor": "1",
+        # a topic that nobody provisioned is a mistake: one that makes itself would hide it
+        "auto.create.topics.enable": "false",
+        # a group that starts need not wait for members that may come
+        "group.initial.rebalance.delay.ms": "0",
+        # a killed broker may register again only when its last session is over: by default 9 s
+        "broker.session.timeout.ms": "2500",
+        "broker.heartbeat.interval.ms": "500",
+        "group.min.session.timeout.ms": "1000",
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        "num.recovery.threads.per.data.dir": "2",
+        "log.cleaner.dedupe.buffer.size": "16777216",
+    }
+
+
+def _log4j() -> str:
+    pattern = quoteattr("%d{ISO8601} %-5p %c{1} %m%n")
+    return (
+        '<Configuration status="WARN"><Appenders><Console name="out">'
+        f"<PatternLayout pattern={pattern}/></Console></Appenders><Loggers>"
+        '<Logger name="kafka" level="INFO"/><Logger name="org.apache.kafka" level="WARN"/>'
+        '<Root level="WARN"><AppenderRef ref="out"/></Root></Loggers></Configuration>\n'
+    )
+
+
+def _cluster_id() -> str:
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):  # the formatter would take it for an option
+            return text
+
+
+def _escaped(value: str) -> str:
+    """As a Java properties file wants a value."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n")
