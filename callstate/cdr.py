@@ -6,8 +6,8 @@ they are stored.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 from callstate.events import format_time
 
@@ -20,8 +20,7 @@ UNKNOWN: Final = "U"
 TIME_COLUMNS: Final = ("start_time", "connect_time", "end_time")
 
 
-@dataclass(frozen=True, slots=True)
-class Cdr:
+class Cdr(NamedTuple):
     """One row of table `cdrs`, without its `id`. Times are microseconds since 1970 UTC.
 
     Guarantees: `start_time_us <= connect_time_us <= end_time_us` among those that are known.
@@ -68,8 +67,7 @@ class Cdr:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedOffset:
+class AppliedOffset(NamedTuple):
     """By how much one server's times were corrected in one call, and who says so."""
 
     server: str
@@ -121,7 +119,7 @@ class Provenance:
             "missing": list(self.missing),
             "suspect": self.suspect,
             "servers": list(self.servers),
-            "offsets": [asdict(offset) for offset in self.offsets],
+            "offsets": [offset._asdict() for offset in self.offsets],
             "legs": list(self.legs),
             "inversions": [list(pair) for pair in self.inversions],
             "late_events": self.late_events,

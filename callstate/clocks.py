@@ -32,8 +32,8 @@ class Offset(NamedTuple):
 class TrafficClocks(Protocol):
     """Offsets as the traffic tells them."""
 
-    def offset(self, server: str, time_us: int, row_id: int) -> Offset | None:
-        """Offset of `server` when its own clock read `time_us`; None where it cannot be told."""
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+        """Offset of `server` at each of its events; empty where it cannot be told."""
 
 
 class Corrected(NamedTuple):
@@ -47,59 +47,57 @@ def correct(
     events: Sequence[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
 ) -> Corrected:
     """Corrects the times of one call's events."""
-    by_server: dict[str, list[CallEvent]] = {}
-    for event in events:
-        by_server.setdefault(event.server, []).append(event)
     times = [event.time_us for event in events]
+    by_server: dict[str, list[int]] = {}
+    for index, event in enumerate(events):
+        by_server.setdefault(event.server, []).append(index)
     applied = []
-    for server in sorted(by_server):
-        points, told = _points(server, by_server[server], traffic, mode)
-        applied.append(told)
-        if told.applied:
-            for index, event in enumerate(events):
-                if event.server == server:
-                    times[index] -= _at(points, event.time_us)
+    for server in sorted(by_server) if len(by_server) > 1 else by_server:
+        places = by_server[server]
+        mine = [events[index] for index in places]
+        source, offsets = _offsets(server, mine, traffic)
+        if not offsets:
+            applied.append(AppliedOffset(server, 0, None, source, applied=False))
+            continue
+        exceeds = mode is TimeCorrection.AUTO and any(
+            abs(offset_us) > error_us for offset_us, error_us in offsets
+        )
+        if exceeds:
+            for index, offset in zip(places, offsets, strict=True):
+                times[index] -= offset[0]
+        middle = offsets[0] if len(offsets) == 1 else sorted(offsets)[len(offsets) // 2]
+        applied.append(AppliedOffset(server, middle[0], middle[1], source, applied=exceeds))
     return Corrected(times, tuple(applied))
 
 
-def _points(
-    server: str, events: list[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
-) -> tuple[Sequence[tuple[int, int]], AppliedOffset]:
-    """(raw time, offset) pairs to correct by, and what is told of them."""
-    found: list[tuple[int, Offset]] = [
-        (event.time_us, Offset(event.clock.offset_us, event.clock.error_us))
-        for event in events
-        if event.clock is not None and not event.clock.late
-    ]
-    source = PROBE
-    if not found and traffic is not None:
-        source = TRAFFIC
-        for event in events:
-            offset = traffic.offset(server, event.time_us, event.id or 0)
-            if offset is not None:
-                found.append((event.time_us, offset))
-    if not found:
-        source = PROBE
-        found = [
-            (event.time_us, Offset(event.clock.offset_us, event.clock.error_us))
-            for event in events
-            if event.clock is not None
-        ]
-    if not found:
-        return (), AppliedOffset(server, 0, None, NO_SOURCE, applied=False)
-    found.sort()
-    middle = sorted(offset for _, offset in found)[len(found) // 2]
-    exceeds = any(abs(offset.offset_us) > offset.error_us for _, offset in found)
-    applied = exceeds and mode is TimeCorrection.AUTO
-    told = AppliedOffset(server, middle.offset_us, middle.error_us, source, applied=applied)
-    return [(time, offset.offset_us) for time, offset in found], told
+def _offsets(
+    server: str, events: Sequence[CallEvent], traffic: TrafficClocks | None
+) -> tuple[str, Sequence[Offset]]:
+    """Who knows the clock, and the offset at each event; none where nobody can tell.
+
+    A probe made when the row was written goes first, then the traffic, then a probe made later.
+    """
+    clocks = [event.clock for event in events if event.clock is not None]
+    if not clocks:
+        offsets = traffic.offsets(server, events) if traffic is not None else ()
+        return (TRAFFIC if offsets else NO_SOURCE), offsets
+    if all(clock.late for clock in clocks) and traffic is not None:
+        offsets = traffic.offsets(server, events)
+        if offsets:
+            return TRAFFIC, offsets
+    if len(clocks) == len(events):
+        return PROBE, [Offset(clock.offset_us, clock.error_us) for clock in clocks]
+    return PROBE, [_nearest_probe(event, events) for event in events]
 
 
-def _at(points: Sequence[tuple[int, int]], time_us: int) -> int:
-    """The offset measured nearest to a moment, in the server's own time."""
-    if len(points) == 1:
-        return points[0][1]
-    return min(points, key=lambda point: (abs(point[0] - time_us), point))[1]
+def _nearest_probe(event: CallEvent, events: Sequence[CallEvent]) -> Offset:
+    """The row's own probe, else that of the row nearest in the server's own time."""
+    clock = min(
+        (abs(other.time_us - event.time_us), other.time_us, other.clock)
+        for other in events
+        if other.clock is not None
+    )[2]
+    return Offset(clock.offset_us, clock.error_us)
 
 
 def corrected_progress(progress_us: int, clock: Clock | None) -> int:

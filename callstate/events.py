@@ -22,7 +22,6 @@ END: Final = "E"  # BYE
 EVENT_TYPES: Final = frozenset((REQUEST, SETUP, FAILURE, TRANSFER, END))
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_ORDINAL = _EPOCH.toordinal()
 _FIRST_US = -62_135_596_800_000_000  # 0001-01-01, the first moment that can be written
 _LAST_US = 253_402_300_799_999_999  # 9999-12-31
 
@@ -84,17 +83,12 @@ def parse_time_us(text: object) -> int:
     if not isinstance(text, str):
         raise BadRow("event_time is absent" if text is None else "event_time is not text")
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        since = datetime.fromisoformat(text) - _EPOCH
+    except TypeError:
+        since = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
+    except (ValueError, OverflowError):
         raise BadRow(f"event_time is not a time: {text[:40]!r}") from None
-    if moment.tzinfo is not None and moment.utcoffset():
-        try:
-            moment = moment.astimezone(UTC)
-        except OverflowError:
-            raise BadRow(f"event_time is out of range: {text[:40]!r}") from None
-    days = moment.toordinal() - _EPOCH_ORDINAL
-    seconds = days * 86_400 + moment.hour * 3_600 + moment.minute * 60 + moment.second
-    return seconds * 1_000_000 + moment.microsecond
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def format_time(time_us: int) -> str:
@@ -146,16 +140,17 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
     internal = get("caller_internal")
     if internal is not None and not isinstance(internal, bool):
         raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
-    row_id = get("id")
+    row_id, event_seq, cseq = get("id"), get("event_seq"), get("cseq")
+    status, via_count = get("failure_status"), get("via_count")
     # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
     return CallEvent(
         server,
-        None if row_id is None else _whole("id", row_id),
+        row_id if row_id is None or type(row_id) is int else _whole("id", row_id),
         intern(texts[13]),
-        _whole("event_seq", get("event_seq")),
+        event_seq if type(event_seq) is int else _whole("event_seq", event_seq),
         parse_time_us(get("event_time")),
         intern(kind),
-        _whole("cseq", get("cseq")),
+        cseq if type(cseq) is int else _whole("cseq", cseq),
         intern(texts[0]),
         intern(texts[1]),
         intern(texts[2]),
@@ -164,14 +159,14 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         intern(texts[5]),
         texts[6],
         texts[7],
-        _whole("failure_status", get("failure_status")),
+        status if type(status) is int else _whole("failure_status", status),
         intern(texts[8]),
         texts[9],
         intern(texts[10]),
         internal,
         intern(texts[11]),
         intern(texts[12]),
-        _whole("via_count", get("via_count")),
+        via_count if type(via_count) is int else _whole("via_count", via_count),
         clock,
     )
 
@@ -190,8 +185,6 @@ def content_key(event: CallEvent) -> tuple[tuple[bool, Any], ...]:
 
 
 def _whole(column: str, value: object) -> int:
-    if type(value) is int:
-        return value
     if value is None or value == "":
         return 0
     if isinstance(value, str):

@@ -11,7 +11,7 @@ SIP lifecycle (RFC 3261 sections 12 to 15) decide before any clock does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from callstate import events as kinds
 from callstate.cdr import ABANDONED, COMPLETED, FAILED, TRANSFERRED, UNKNOWN, Cdr
 from callstate.chains import chained_calls
 from callstate.config import ResolutionConfig, to_us
-from callstate.events import CallEvent
+from callstate.events import CallEvent, content_key
 from callstate.headers import address_of_record, contact_without_parameters, is_music_on_hold
 
 _REQUEST_TIMEOUT = 408
@@ -79,8 +79,7 @@ class Leg:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the events of one call say.
 
     Attributes:
@@ -104,22 +103,19 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def row_key(event: CallEvent) -> tuple[str, int]:
-    """Where a row stands in the last tie-break."""
-    return (event.server, event.id or 0)
-
-
 def timed_in_order(events: Iterable[CallEvent], times: Iterable[int]) -> list[Timed]:
     """Events with their times, sorted so that no order of arrival can be told from another."""
-    timed = [Timed(time, event) for time, event in zip(times, events, strict=True)]
+    timed = list(map(Timed, times, events))
     if len(timed) > 1:
-        timed.sort(key=_sort_key)
+        try:
+            timed.sort()
+        except TypeError:  # an absent value met one of the same column: the same order, spelt out
+            timed.sort(key=_sort_key)
     return timed
 
 
-def _sort_key(item: Timed) -> tuple[int, str, int, str]:
-    event = item.event
-    return (item.time_us, event.server, event.id or 0, "" if event.id else repr(event[4:]))
+def _sort_key(item: Timed) -> tuple[int, tuple[tuple[bool, object], ...]]:
+    return (item.time_us, content_key(item.event))
 
 
 class _Sorted:
@@ -453,7 +449,7 @@ def _caller_internal(parts: _Sorted) -> bool | None:
 
 
 def _with_failure(cdr: Cdr, status: int, reason: str) -> Cdr:
-    return replace(cdr, failure_status=status or None, failure_reason=reason or None)
+    return cdr._replace(failure_status=status or None, failure_reason=reason or None)
 
 
 def _without_contradiction(

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from callstate.clock_steps import Position, Step, find_steps
 from callstate.clocks import Offset
+from callstate.events import CallEvent
 from callstate.exchanges import Exchange
 
 _WINDOW_US: Final = 1_800 * 1_000_000
@@ -27,6 +28,8 @@ _ROUNDS: Final = 8
 _FLOOR_US: Final = 3_000  # below this round trip exchanges are alike
 _LEAST_ERROR_US: Final = 1_000
 _DRIFT_COST: Final = 1e-4  # a drift of 100 ppm costs as much as one exchange off by its round trip
+
+_NONE: Final = Offset(0, 0)
 
 Node = tuple[str, int]  # a server between two of its steps
 RowsOf = Callable[[str], Iterable[Position]]
@@ -57,15 +60,36 @@ class FittedClocks:
         `row_id` tells the two times apart that a clock set back shows twice; 0 where unknown.
         """
         if server == self.reference:
-            return Offset(0, 0)
+            return _NONE
         node = (server, self._segment(server, Position(row_id, time_us)))
         lines = self._lines.get(node)
         if not lines:
             return None
         true_us = time_us - self._coarse[node]
         line = lines[0] if len(lines) == 1 else _nearest(lines, true_us)
-        away_us = max(-_WINDOW_US, min(_WINDOW_US, true_us - line.middle_us))
+        away_us = true_us - line.middle_us
         return Offset(round(line.offset_us + line.drift * away_us), line.error_us)
+
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+        """The offset at each of a server's events; empty where one of them cannot be told."""
+        if server == self.reference:
+            return [_NONE] * len(events)
+        if server not in self._boundaries:
+            lines = self._lines.get((server, 0), ())
+            if len(lines) == 1:  # the common case, inlined: one window, no step
+                middle_us, offset_us, drift, error_us = lines[0]
+                true_middle_us = middle_us + self._coarse[server, 0]
+                return [
+                    Offset(round(offset_us + drift * (event.time_us - true_middle_us)), error_us)
+                    for event in events
+                ]
+        told = []
+        for event in events:
+            offset = self.offset(server, event.time_us, event.id or 0)
+            if offset is None:
+                return []
+            told.append(offset)
+        return told
 
     def drift(self, server: str) -> float | None:
         """Newest drift in seconds a second; None where it cannot be told."""

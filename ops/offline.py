@@ -57,7 +57,8 @@ def explain_rows(
     if call_id in resolved.reasons:
         provenance, cdr = resolved.reasons[call_id]
         _, hides, hidden = provenance.rule.partition("; hidden: ")
-        return Explained(provenance.to_json(), cdr, hidden if hides else "")
+        columns = None if cdr is None else cdr.columns()
+        return Explained(provenance.to_json(), columns, hidden if hides else "")
     letters = [letter for letter in resolved.letters if letter.effect.call_id == call_id]
     if letters:
         raise OpsError(

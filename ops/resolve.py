@@ -1,8 +1,8 @@
 """CDRs out of files, without broker or database: what `cdrstream resolve` does.
 
 Owns the contract that scripts rely on: the same *set* of rows gives the same bytes, in any order
-and with any duplicates, because one `PartitionProcessor` is fed all of it and every call is final at
-the end of the input.
+and with any duplicates, because one `PartitionProcessor` is fed all of it and every call is final
+at the end of the input.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import orjson
 
 from callstate.call import CallState
-from callstate.cdr import Provenance
+from callstate.cdr import Cdr, Provenance
 from callstate.config import ResolutionConfig
 from callstate.effects import AnswerReference, AskReference, DeadLetter, Effect, EmitCdr, HideCall
 from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
@@ -55,14 +56,14 @@ class Resolved(NamedTuple):
     """What the files say.
 
     Attributes:
-        cdrs: (start in microseconds, call-id, columns as JSON) of each CDR, sorted.
+        cdrs: Sorted by start and Call-ID.
         reasons: Provenance of each call that was written or hidden, by call-id.
         letters: What no CDR can be made of.
         hidden: Number of calls without a CDR by rule.
     """
 
-    cdrs: list[tuple[int, str, bytes]]
-    reasons: dict[str, tuple[Provenance, dict[str, Any] | None]]
+    cdrs: list[Cdr]
+    reasons: dict[str, tuple[Provenance, Cdr | None]]
     letters: list[Letter]
     hidden: int
 
@@ -89,7 +90,8 @@ def run(
         if form == "csv":
             _write_csv(stream, resolved)
         else:
-            stream.writelines(line + b"\n" for _, _, line in resolved.cdrs)
+            dumps, option = orjson.dumps, orjson.OPT_APPEND_NEWLINE
+            stream.writelines(dumps(cdr.columns(), option=option) for cdr in resolved.cdrs)
     if provenance is not None:
         with _writing(provenance) as stream:
             for call_id in sorted(resolved.reasons):
@@ -203,22 +205,21 @@ def _keep_lesser_rows(store: DictStore) -> list[DeadLetter]:
 
 
 def _judged(effects: Iterable[Effect], letters: list[Letter], *, explaining: bool) -> Resolved:
-    cdrs: list[tuple[int, str, bytes]] = []
-    reasons: dict[str, tuple[Provenance, dict[str, Any] | None]] = {}
+    cdrs: list[Cdr] = []
+    reasons: dict[str, tuple[Provenance, Cdr | None]] = {}
     hidden = 0
     for effect in effects:
         if isinstance(effect, EmitCdr):
-            columns = effect.cdr.columns()
-            cdrs.append((effect.cdr.start_time_us, effect.cdr.call_id, orjson.dumps(columns)))
+            cdrs.append(effect.cdr)
             if explaining:
-                reasons[effect.cdr.call_id] = (effect.provenance, columns)
+                reasons[effect.cdr.call_id] = (effect.provenance, effect.cdr)
         elif isinstance(effect, HideCall):
             hidden += 1
             if explaining:
                 reasons[effect.call_id] = (effect.provenance, None)
         elif isinstance(effect, DeadLetter):
             letters.append(Letter(effect, None))
-    cdrs.sort()
+    cdrs.sort(key=attrgetter("start_time_us", "call_id"))
     return Resolved(cdrs, reasons, letters, hidden)
 
 
@@ -262,8 +263,8 @@ def _write_csv(stream: IO[bytes], resolved: Resolved) -> None:
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow(CSV_COLUMNS)
-    for _, _, line in resolved.cdrs:
-        columns = orjson.loads(line)
+    for cdr in resolved.cdrs:
+        columns = cdr.columns()
         writer.writerow("" if columns[name] is None else columns[name] for name in CSV_COLUMNS)
     text.detach()
 
