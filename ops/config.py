@@ -129,27 +129,30 @@ def worker_settings(config: Config) -> WorkerSettings:
     """A worker as `stream_app` takes it.
 
     Raises:
-        ConfigError: The sink is not configured.
-        StreamAppError: Two settings contradict each other.
+        ConfigError: The sink is not configured, or two settings contradict each other.
     """
-    from stream_app.settings import WorkerSettings, default_worker_id  # noqa: PLC0415  on demand
+    from stream_app.errors import SettingsError  # noqa: PLC0415  on demand
+    from stream_app.settings import WorkerSettings, default_worker_id  # noqa: PLC0415
 
     kafka, section = config.kafka, config.worker
     properties = kafka.client_properties()
-    return WorkerSettings(
-        bootstrap_servers=str(properties.pop("bootstrap.servers")),
-        sink_dsn=config.sink_dsn(),
-        sink_schema=config.sink.schema_name,
-        kafka=properties,
-        resolution=resolution_config(config),
-        events_topic=kafka.events_topic,
-        references_topic=kafka.topic("call-references"),
-        status_topic=kafka.topic("status"),
-        partitions=kafka.partitions,
-        replication_factor=kafka.replication_factor,
-        worker_id=section.id or default_worker_id(),
-        **section.model_dump(exclude={"id"}),
-    )
+    try:
+        return WorkerSettings(
+            bootstrap_servers=str(properties.pop("bootstrap.servers")),
+            sink_dsn=config.sink_dsn(),
+            sink_schema=config.sink.schema_name,
+            kafka=properties,
+            resolution=resolution_config(config),
+            events_topic=kafka.events_topic,
+            references_topic=kafka.topic("call-references"),
+            status_topic=kafka.topic("status"),
+            partitions=kafka.partitions,
+            replication_factor=kafka.replication_factor,
+            worker_id=section.id or default_worker_id(),
+            **section.model_dump(exclude={"id"}),
+        )
+    except SettingsError as error:
+        raise ConfigError(f"worker: {error}", error.advice) from error
 
 
 def same_host(one: str, other: str) -> bool:

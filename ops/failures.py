@@ -45,14 +45,17 @@ _SYMPTOMS: Final = (
         r'database "[^"]*" does not exist',
         "check dbname in the DSN; PostgreSQL's names are case sensitive",
     ),
-    (r'role "[^"]*" does not exist', "check user in the DSN, or let `cdrstream provision` make it"),
+    (
+        r'role "[^"]*" does not exist',
+        "check user in the DSN, or make it: cdrstream provision --admin-dsn NAME=DSN",
+    ),
     (
         r"wal_level",
         "ALTER SYSTEM SET wal_level = 'logical' on that server, then restart PostgreSQL",
     ),
     (
         r"publication .* does not exist",
-        "run `cdrstream provision` with an administrator's DSN for that server",
+        "cdrstream provision --admin-dsn NAME=DSN   (an administrator of that server)",
     ),
     (
         r"replication slots? (are|is) in use|max_replication_slots",
@@ -60,7 +63,10 @@ _SYMPTOMS: Final = (
     ),
     (r"max_wal_senders", "raise max_wal_senders there, then restart PostgreSQL"),
     (r"REPLICATION|replication role", "ALTER ROLE ... REPLICATION on that server"),
-    (r"permission denied|must be owner", "run `cdrstream provision` with an administrator's DSN"),
+    (
+        r"permission denied|must be owner",
+        "cdrstream provision --admin-dsn NAME=DSN   (an administrator of that server)",
+    ),
     (r"relation .* does not exist", "run `cdrstream provision`"),
 )
 _BROKER_ADVICE: Final = "is the broker running, and is kafka.bootstrap_servers right?"

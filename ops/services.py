@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ops.config import reader_settings, worker_settings
-from ops.errors import ConfigError
+from ops.errors import EXIT_FAILED, EXIT_USAGE, ConfigError
 from ops.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def run_worker(invocation: Invocation) -> None:
     settings = worker_settings(invocation.config)
     invocation.start_logs()
     logger.info("worker_starts", extra={"worker": settings.worker_id})
-    from stream_app.app import run_worker as run  # noqa: PLC0415  Faust takes a second to load
+    from stream_app.worker import run_worker as run  # noqa: PLC0415  Faust takes a second to load
 
     code = run(settings)
-    if code:
-        raise typer.Exit(code)
+    if code:  # it has said why in its log; of its own codes only "settings" is one of ours
+        raise typer.Exit(EXIT_USAGE if code == EXIT_USAGE else EXIT_FAILED)

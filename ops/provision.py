@@ -1,0 +1,217 @@
+"""The command `provision`: everything that has to be there before readers and workers start.
+
+Owns the order (topics, the sink's schema and role, each server's tables, role, publication and
+slot) and the report, a line for each thing. Refuses to know the statements: `cdc.provision` and
+`stream_app.migrations` do. Running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ops import topics
+from ops.config import Config, reader_settings, same_host
+from ops.errors import ConfigError, OpsError, UsageError
+from ops.failures import describe
+from ops.redaction import why_no_dsn
+
+SINK: Final = "sink"
+CREATED: Final = "created"
+DONE: Final = "done"
+THERE: Final = "already there"
+FAILED: Final = "FAILED"
+# Making a slot waits for every transaction that is open: not for ever.
+_LOCK_TIMEOUT: Final = "-c lock_timeout=15s"
+_DEFAULT_WRITER: Final = "cdr_writer"
+
+Echo = Callable[[str], Any]
+Line = tuple[str, str]
+
+
+def run(
+    config: Config,
+    admin_dsns: Sequence[str],
+    *,
+    servers: Sequence[str] | None,
+    print_sql: bool,
+    echo: Echo,
+) -> None:
+    """Makes what is missing and says what was made.
+
+    What fails does not keep the rest from being made; it is all told at the end.
+
+    Args:
+        config: What has to be there.
+        admin_dsns: `NAME=DSN` of administrators, by server name or `sink`.
+        servers: Only these servers; all by default.
+        print_sql: Only print the statements.
+        echo: Takes each line.
+
+    Raises:
+        ConfigError: An unknown server, a DSN that cannot be read.
+        OpsError: Something could not be made; the lines before say what and why.
+    """
+    names = list(dict.fromkeys(servers or config.servers))
+    for name in names:
+        config.server(name)
+    admins = _admins(config, admin_dsns)
+    if print_sql:
+        for line in statements(config, names):
+            echo(line)
+        return
+    steps: list[tuple[str, Callable[[], Iterator[Line]]]] = [
+        ("topics", lambda: _topics(config)),
+    ]
+    if config.sink.dsn is not None:
+        steps.append((SINK, lambda: _sink(config, _sink_admin(config, admins))))
+    steps += [(f"server {name}", _server_step(config, name, admins)) for name in names]
+    failed = [what for what, step in steps if not _told(what, step, echo)]
+    if failed:
+        raise OpsError(
+            f"could not provision {', '.join(failed)}", "mend that and run it again: it goes on"
+        )
+
+
+def _told(what: str, step: Callable[[], Iterator[Line]], echo: Echo) -> bool:
+    """Does one step and tells each of its lines; False where it failed."""
+    try:
+        for outcome, thing in step():
+            echo(f"{outcome:<13}  {thing}")
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  the other steps are worth doing
+        failure = describe(error)
+        echo(f"{FAILED:<13}  {what}: {failure.message}")
+        if failure.advice:
+            echo(f"{'':<13}  {failure.advice}")
+        return False
+    return True
+
+
+def _admins(config: Config, given: Sequence[str]) -> dict[str, str]:
+    admins: dict[str, str] = {}
+    for argument in given:
+        name, equals, dsn = argument.partition("=")
+        if not equals or (name != SINK and name not in config.servers):
+            known = ", ".join((*config.servers, SINK))
+            raise UsageError(f"--admin-dsn {name}: must be NAME=DSN, NAME one of {known}")
+        wrong = why_no_dsn(dsn)
+        if wrong:
+            raise UsageError(f"--admin-dsn {name}: the DSN {wrong}")
+        admins[name] = dsn
+    return admins
+
+
+def _sink_admin(config: Config, admins: Mapping[str, str]) -> str:
+    """The sink's administrator, who may be that of a server on the same machine."""
+    dsn = config.sink_dsn()
+    if SINK in admins:
+        return admins[SINK]
+    database = conninfo_to_dict(dsn).get("dbname")
+    for name, server in config.servers.items():
+        own = server.dsn.get_secret_value()
+        if name in admins and same_host(own, dsn):
+            return make_conninfo(admins[name], dbname=database) if database else admins[name]
+    return dsn
+
+
+def _topics(config: Config) -> Iterator[Line]:
+    for topic, created in topics.create_missing(config.kafka):
+        parts = f"{topic.partitions} partition{'' if topic.partitions == 1 else 's'}"
+        yield CREATED if created else THERE, f"topic {topic.name} ({parts}): {topic.meaning}"
+
+
+def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
+    from stream_app.migrations import grant_sink, migrate  # noqa: PLC0415  not on readers' machines
+
+    schema = config.sink.schema_name
+    with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
+        if schema != "public":
+            name = sql.Identifier(schema)
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            connection.execute(sql.SQL("SET search_path TO {}").format(name))
+        applied = migrate(connection)
+        for migration in applied:
+            yield CREATED, f"sink: schema {migration}"
+        if not applied:
+            yield THERE, "sink: schema, newest migration"
+        role = _writer(config)
+        created, superuser = _make_writer(connection, role, config.sink_dsn())
+        if created:
+            yield CREATED, f"sink: role {role}"
+        if superuser:
+            yield THERE, f"sink: role {role} is a superuser: it needs no rights"
+            return
+        grant_sink(connection, role)
+        yield THERE, f"sink: rights of role {role}"
+
+
+def _writer(config: Config) -> str:
+    return str(conninfo_to_dict(config.sink_dsn()).get("user") or _DEFAULT_WRITER)
+
+
+def _make_writer(
+    connection: psycopg.Connection[tuple[Any, ...]], role: str, dsn: str
+) -> tuple[bool, bool]:
+    """Makes the worker's role where it is missing: (made now, is a superuser)."""
+    row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
+    if row is not None:
+        return False, bool(row[0])
+    statement = sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role))
+    password = conninfo_to_dict(dsn).get("password")
+    if password is not None:
+        statement += sql.SQL(" PASSWORD {}").format(sql.Literal(password))
+    connection.execute(statement)
+    return True, False
+
+
+def _server_step(
+    config: Config, name: str, admins: Mapping[str, str]
+) -> Callable[[], Iterator[Line]]:
+    admin_dsn = admins.get(name) or config.server(name).dsn.get_secret_value()
+    return lambda: _server(config, name, admin_dsn)
+
+
+def _server(config: Config, name: str, admin_dsn: str) -> Iterator[Line]:
+    from cdc.provision import provision  # noqa: PLC0415  on demand
+    from stream_app.migrations import create_event_schema  # noqa: PLC0415
+
+    own = conninfo_to_dict(admin_dsn).get("options")
+    admin_dsn = make_conninfo(admin_dsn, options=f"{own or ''} {_LOCK_TIMEOUT}".strip())
+    with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
+        row = connection.execute("SELECT to_regclass('call_state_events') IS NULL").fetchone()
+        if row and row[0] and create_event_schema(connection):
+            yield CREATED, f"server {name}: tables of SIPXCDR, schema version 7"
+    settings = reader_settings(config, name)
+    done = provision(admin_dsn, settings, make_slot=True)
+    for what in done:
+        yield DONE, f"server {name}: {what}"
+    if not done:
+        yield THERE, f"server {name}: role, rights, publication, slot {settings.slot_name}"
+
+
+def statements(config: Config, names: Sequence[str]) -> Iterator[str]:
+    """The SQL for those who do it by hand, without passwords, each part with its database."""
+    from cdc.provision import provision_sql  # noqa: PLC0415  on demand
+    from stream_app.migrations import migrations  # noqa: PLC0415
+
+    for name in names:
+        yield f"-- server {name}, in the database that proxies write to"
+        yield provision_sql(reader_settings(config, name))
+    if config.sink.dsn is None:
+        return
+    yield "-- sink, in the database that holds the CDRs; leave out what is there"
+    for migration in migrations():
+        yield f"-- {migration.name}\n{migration.statements}"
+    role = sql.Identifier(_writer(config)).as_string()
+    yield f"CREATE ROLE {role} LOGIN;"
+    yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance TO {role};"
+    yield f"GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role};"
+    yield f"GRANT SELECT, INSERT ON cdr_gaps TO {role};"
+    yield f"GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role};"
+    yield f"GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role};"
