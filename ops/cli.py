@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 interrupted.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,15 @@ app.add_typer(stack_app, name="stack")
 ServerOption = Annotated[
     list[str] | None,
     typer.Option("--server", metavar="NAME", help="Only this server; may be given several times."),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder",
+        metavar="DIR",
+        help="Where its configuration and log are. Default: .cdrstream-stack",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as one JSON object.")]
 
@@ -226,32 +236,28 @@ def config_show(invocation: Invocation, as_json: JsonOption = False) -> None:
 @stack_app.command("up")
 @command
 def stack_up(
-    invocation: Invocation,
+    _invocation: Invocation,
     servers: Annotated[
         int, typer.Option("--servers", min=1, max=20, help="How many PostgreSQL servers.")
     ] = 2,
-    folder: Annotated[
-        str | None, typer.Option("--folder", metavar="DIR", help="Where its data lives.")
-    ] = None,
+    folder: FolderOption = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Hold it until Ctrl-C, and end it then.")
+    ] = False,
 ) -> None:
-    """Start a local stack and print the configuration that speaks to it."""
+    """Start a local stack and print how to connect to it."""
     from ops.local import stack_up as start  # noqa: PLC0415
 
-    start(invocation, servers=servers, folder=folder)
+    start(servers, folder, foreground=foreground)
 
 
 @stack_app.command("down")
 @command
-def stack_down(
-    invocation: Invocation,
-    folder: Annotated[
-        str | None, typer.Option("--folder", metavar="DIR", help="Where its data lives.")
-    ] = None,
-) -> None:
+def stack_down(_invocation: Invocation, folder: FolderOption = None) -> None:
     """Stop the local stack and remove its data."""
     from ops.local import stack_down as stop  # noqa: PLC0415
 
-    stop(invocation, folder=folder)
+    stop(folder)
 
 
 @app.command()

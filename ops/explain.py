@@ -89,11 +89,12 @@ def _reasons(provenance: Json, cdr: Json | None, hidden: str) -> Iterator[str]:
         yield "No CDR is written: without a request or an answer nobody knows who called."
     watermark = provenance.get("watermark")
     until = (
-        f"when every server had told all up to {_clock(watermark)}"
+        f"when every server had told all up to {_moment(watermark)}"
         if watermark
         else ("at the end of the input")
     )
-    yield f"Closed by: {provenance.get('rule') or 'no rule'}; {until}."
+    rule = str(provenance.get("rule") or "no rule").partition("; hidden: ")[0]
+    yield f"Closed by: {rule}; {until}."
     legs = provenance.get("legs") or ()
     if len(legs) > 1:
         yield f"Of {len(legs)} legs the first one below won; each other says why it lost."

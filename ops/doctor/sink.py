@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any, Final
 
 from ops.doctor.checks import Finding, fail, ok, warn
@@ -191,6 +192,5 @@ def workers(facts: SinkFacts, partitions: int) -> list[Finding]:
                 "start the readers: cdrstream reader",
             )
         ]
-    return [
-        ok(f"{len(holders)} worker(s); all calls that ended before {min(through)} are recorded")
-    ]
+    moment = f"{min(through).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return [ok(f"{len(holders)} worker(s); all calls that ended before {moment} are recorded")]
