@@ -40,7 +40,7 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home and Path(home).is_absolute() else _home() / ".cache"
     if account is None:
-        return _made(base / _NAME)
+        return _made(base / _NAME if _writable(base) else _homeless())
     # root's home is closed to others, who could not read the jars there
     if base.is_dir() and can_enter(base, account):
         return _made(base / _NAME)
@@ -78,6 +78,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _writable(base: Path) -> bool:
+    """Whether `base`, or the nearest folder above it that exists, can be written."""
+    while not base.exists():
+        base = base.parent
+    return os.access(base, os.W_OK)
+
+
+def _homeless() -> Path:
+    """For accounts such as `nobody`, whose home does not exist."""
+    folder = Path(f"/var/tmp/{_NAME}-cache-{os.geteuid()}")  # noqa: S108  checked below
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise StackError(
+            f"{folder} belongs to somebody else", "name another folder: CDRSTREAM_CACHE=DIR"
+        )
+    return folder
 
 
 def _home() -> Path:

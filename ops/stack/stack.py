@@ -6,19 +6,18 @@ Refuses to know what the servers are used for.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ops.stack.accounts import Account, can_enter, service_account
+from ops.stack.accounts import Account, service_account
 from ops.stack.binaries import find_binaries
 from ops.stack.errors import StackError
 from ops.stack.faketime import find_library
+from ops.stack.folders import StackFolder
 from ops.stack.jars import kafka_jars
 from ops.stack.java import java
 from ops.stack.kafka import BrokerSpec, KafkaBroker
@@ -34,6 +33,7 @@ class Stack:
     Args:
         servers: How many (named `a`, `b`, ...), or what each shall be.
         clocks: Wrong clocks by server name, where `servers` is a number.
+        version: PostgreSQL's major version, where `servers` is a number.
         broker: What the broker shall be; None for none.
         sink: Name of the server that holds the CDRs; by default the first one.
         folder: Where the stack's own folder is made; by default the folder for temporary files.
@@ -44,16 +44,17 @@ class Stack:
         servers: int | Sequence[ServerSpec] = 1,
         *,
         clocks: Mapping[str, str] | None = None,
+        version: str | None = None,
         broker: BrokerSpec | None = BrokerSpec(),  # noqa: B008  frozen
         sink: str | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._specs = _specs(servers, clocks or {})
+        self._specs = _specs(servers, clocks or {}, version)
         self._broker_spec = broker
         self._sink = sink
         self._parent = folder
         self._account: Account | None = None
-        self._folder: Path | None = None
+        self._folder: StackFolder | None = None
         self._servers: dict[str, PostgresServer] = {}
         self._broker: KafkaBroker | None = None
 
@@ -98,7 +99,7 @@ class Stack:
         """The stack's own folder, with one of each server inside; removed by `stop`."""
         if self._folder is None:
             raise StackError("the stack is not started")
-        return self._folder
+        return self._folder.path
 
     def start(self) -> None:
         """Starts everything and returns when all of it answers.
@@ -107,11 +108,11 @@ class Stack:
             StackError: Something is missing or does not start; nothing is left running then.
         """
         self._account = service_account()
-        # everything that may be missing is looked for before anything is started
+        # what may be missing is looked for before anything is started
         makers = [self._prepare(spec) for spec in self._specs]
         if self._broker_spec is not None:
             makers.append(self._prepare_broker(self._broker_spec))
-        self._folder = _own_folder(self._parent, self._account)
+        self._folder = StackFolder(self._parent, self._account)
         try:
             _all(makers)
         except BaseException:
@@ -129,7 +130,7 @@ class Stack:
         self._servers.clear()
         self._broker = None
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
 
     def add_server(self, spec: ServerSpec) -> PostgresServer:
@@ -203,10 +204,12 @@ def _ender(part: PostgresServer | KafkaBroker) -> Callable[[], object]:
     return part.kill
 
 
-def _specs(servers: int | Sequence[ServerSpec], clocks: Mapping[str, str]) -> list[ServerSpec]:
+def _specs(
+    servers: int | Sequence[ServerSpec], clocks: Mapping[str, str], version: str | None
+) -> list[ServerSpec]:
     if isinstance(servers, int):
         names = [_NAMES[n] if n < len(_NAMES) else f"s{n}" for n in range(servers)]
-        specs = [ServerSpec(name, clock=clocks.get(name)) for name in names]
+        specs = [ServerSpec(name, clock=clocks.get(name), version=version) for name in names]
     else:
         specs = list(servers)
         names = [spec.name for spec in specs]
@@ -217,29 +220,3 @@ def _specs(servers: int | Sequence[ServerSpec], clocks: Mapping[str, str]) -> li
             "every name once, a clock only for a named server, and none called kafka or s",
         )
     return specs
-
-
-def _own_folder(parent: Path | None, account: Account | None) -> Path:
-    """A new folder that the servers' account can reach."""
-    # TMPDIR may lie where only root gets, so it is not the only one
-    shared = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108  mkdtemp makes a private one inside
-    candidates = [parent] if parent else [Path(tempfile.gettempdir()), *shared]
-    for each in candidates:
-        with contextlib.suppress(OSError):
-            each.mkdir(parents=True, exist_ok=True)
-            if not can_enter(each, account):
-                continue
-            folder = Path(tempfile.mkdtemp(prefix="cdrstream-", dir=each.resolve()))
-            sockets = folder / "s"
-            sockets.mkdir()
-            if account:
-                # others may pass through to the servers' own folders, which are closed
-                folder.chmod(0o711)
-                shutil.chown(sockets, account.uid, account.gid)
-            return folder
-    where = ", ".join(str(each) for each in candidates)
-    raise StackError(
-        f"no folder for the stack: {where} cannot be written"
-        + (f", or not be reached by {account.name}, which the servers run as" if account else ""),
-        "name another one, e.g. a folder under /var/tmp",
-    )
