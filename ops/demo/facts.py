@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import orjson
 import psycopg
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
+from callstate.envelope import EVENT, KIND_HEADER
 from ops.simulation.script import US
 
 STALE_SECONDS: Final = 6.0  # three statuses missed
@@ -30,7 +31,8 @@ class ServerFacts:
     written: int
     planned: int
     state: str = "no reader"
-    published: int | None = None
+    arrived: int = 0
+    again: int = 0
     capture_lag_seconds: float | None = None
     offset_ms: float | None = None
     error_ms: float | None = None
@@ -50,27 +52,48 @@ class SinkFacts:
     holders: tuple[str, ...] = ()
 
 
-class StatusTail:
-    """Newest record of each key of the status topic, read in a thread of its own."""
+@dataclass(slots=True)
+class Arrived:
+    """Rows of one server that Kafka holds: different ones, and those that came once more."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    rows: int = 0
+    again: int = 0
+
+
+class Tail:
+    """Follows the status topic and the event topic in a thread of its own.
+
+    Of statuses the newest of each key is kept. Of events only the row's identity, to count what
+    has arrived whoever says so, and what a killed reader's heir sent once more.
+    """
+
+    def __init__(self, bootstrap: str, status: str, events: str, partitions: int) -> None:
         self._records: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._seen: dict[str, set[int]] = {}
+        self.arrived: dict[str, Arrived] = {}
+        self._status = status
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
-                "group.id": "cdrstream-demo-screen",
+                "group.id": "cdrstream-demo-screen",  # asked for, and never joined
                 "enable.auto.commit": False,
-                "session.timeout.ms": 10_000,
+                "fetch.wait.max.ms": 200,
+                "queued.max.messages.kbytes": 4_096,
                 "log_level": 0,
             }
         )
-        self._consumer.assign([TopicPartition(topic, 0, _OFFSET_BEGINNING)])
-        self._thread = threading.Thread(target=self._run, name="status-tail", daemon=True)
+        self._consumer.assign(
+            [
+                TopicPartition(status, 0, _OFFSET_BEGINNING),
+                *(TopicPartition(events, part, _OFFSET_BEGINNING) for part in range(partitions)),
+            ]
+        )
+        self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
         self._thread.start()
 
     def fresh(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """Records whose key begins so, and that are not older than three intervals."""
+        """Status records whose key begins so, and that are not older than three intervals."""
         oldest = time.time() - STALE_SECONDS
         records = dict(self._records)
         return {
@@ -86,17 +109,36 @@ class StatusTail:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for message in self._consumer.consume(100, timeout=0.5):
-                key, value = message.key(), message.value()
-                if message.error() or key is None:
+            for message in self._consumer.consume(500, timeout=0.5):
+                if message.error():
                     continue
-                name = key.decode(errors="replace")
-                if value is None:
-                    self._records.pop(name, None)
-                    continue
-                _, written_ms = message.timestamp()
-                self._records[name] = (written_ms / 1_000, orjson.loads(value))
+                if message.topic() == self._status:
+                    self._take_status(message)
+                elif (KIND_HEADER, EVENT.encode()) in (message.headers() or ()):
+                    self._take_event(message)
         self._consumer.close()
+
+    def _take_status(self, message: Message) -> None:
+        key, value = message.key(), message.value()
+        if not isinstance(key, bytes):
+            return
+        name = key.decode(errors="replace")
+        if value is None:
+            self._records.pop(name, None)
+            return
+        _, written_ms = message.timestamp()
+        self._records[name] = (written_ms / 1_000, orjson.loads(value))
+
+    def _take_event(self, message: Message) -> None:
+        told = orjson.loads(message.value() or b"{}")
+        server, row = str(told.get("server")), told.get("row") or {}
+        arrived = self.arrived.setdefault(server, Arrived())
+        seen = self._seen.setdefault(server, set())
+        if row.get("id") in seen:
+            arrived.again += 1
+        else:
+            arrived.rows += 1
+            seen.add(row.get("id"))
 
 
 class SinkWatch:
@@ -170,6 +212,6 @@ def unread_bytes(dsns: Mapping[str, str]) -> dict[str, tuple[bool, int]]:
     return found
 
 
-def lag_seconds(progress_us: int, offset_ms: float, now: float | None = None) -> float:
-    """How old a server's progress is, its clock's offset taken off."""
-    return (now or time.time()) - (progress_us / US - offset_ms / 1_000)
+def lag_seconds(told_us: int, progress_us: int, offset_us: int) -> float:
+    """How far behind a server's progress was when the reader told it, by the true clock."""
+    return (told_us - (progress_us - offset_us)) / US

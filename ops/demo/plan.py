@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ops.simulation.scenarios import MIXES
 from ops.simulation.script import US, Timing
 from ops.simulation.servers import ClockSpec, ServerSpec
 from ops.simulation.traffic import TrafficSpec
@@ -25,6 +26,15 @@ LATENESS_SECONDS: Final = 2.0
 TRAFFIC_SECONDS: Final = 20.0
 CALLS_A_SECOND_MAX: Final = 15.0
 PROBE_SECONDS: Final = 2.0
+
+# More calls than usual have their ends seen by another server than their answers: there it is that
+# clocks matter.
+MIX: Final = {
+    **MIXES["usual"],
+    "bye_other": 110.0,
+    "spread_classic": 90.0,
+    "two_hop": 150.0,
+}
 
 # Talk is short and every limit is passed within a minute, so that nobody waits for the verdict.
 TIMING: Final = Timing(
@@ -89,6 +99,7 @@ def traffic_spec(
         within_seconds=max(TRAFFIC_SECONDS, calls / CALLS_A_SECOND_MAX),
         start_us=start_us,
         servers=servers,
+        mix=",".join(f"{name}={share}" for name, share in MIX.items()),
         timing=TIMING,
         jitter_ms=0.0,  # the truth is exact: event_time is when the message passes
         redeliver=0.0,  # a killed reader sees to that
@@ -111,13 +122,13 @@ def final_us(truth: CallTruth) -> int:
     return truth.last_us + round((wait + 1.0) * US)
 
 
-def config_text(bootstrap: str, dsns: Mapping[str, str]) -> str:
+def config_text(bootstrap: str, dsns: Mapping[str, str], sink_dsn: str) -> str:
     """The configuration file that every process of the demo reads."""
     lines = ["# made by cdrstream demo", "[kafka]"]
     lines += [f'bootstrap_servers = "{bootstrap}"', f"partitions = {PARTITIONS}"]
     for name, dsn in dsns.items():
         lines += ["", "[[servers]]", f'name = "{name}"', f'dsn = "{dsn}"']
-    lines += ["", "[sink]", f'dsn = "{dsns[REFERENCE]}"']
+    lines += ["", "[sink]", f'dsn = "{sink_dsn}"']
     lines += ["", "[clock]", f"probe_interval_seconds = {PROBE_SECONDS}"]
     lines += [
         "",

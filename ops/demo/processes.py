@@ -66,13 +66,13 @@ class Children:
             if not process.alive:
                 raise OpsError(
                     f"{name} ended by itself: {process.last_words(_LOG_TAIL_LINES)}",
-                    f"the whole log was {self.log(name)}; run it with --keep to read it at leisure",
+                    f"the whole log is {self.log(name)}",
                 )
 
     def stop(self) -> None:
         """SIGTERM to all at once, SIGKILL to those that do not go; returns when all are gone."""
         for process in self._running.values():
-            process.signal(signal.SIGTERM)
+            process.send(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for process in self._running.values():
             if not process.wait(max(0.1, deadline - time.monotonic())):

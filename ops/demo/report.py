@@ -25,6 +25,7 @@ _MEANING: Final = (
     (Verdict.DUPLICATE, "more than one CDR"),
     (Verdict.LEAKED, "a CDR of a call that is to have none (music, chained legs, lone BYE)"),
     (Verdict.INVENTED, "a CDR of a call that never was"),
+    (Verdict.FREE, "rightly without a CDR, or headers beyond a defined answer"),
 )
 _BILLED: Final = (
     "with a duration",

@@ -111,7 +111,7 @@ def watermark_words(picture: Picture) -> str:
 
 def _plain(picture: Picture) -> str:
     servers = "; ".join(
-        f"{one.name}: {one.written}/{one.planned} rows, published {_whole(one.published)}, "
+        f"{one.name}: {one.written}/{one.planned} rows, in Kafka {_arrived(one)}, "
         f"lag {_seconds(one.capture_lag_seconds)}, clock {_offset(one)}"
         for one in picture.servers
     )
@@ -125,7 +125,7 @@ def _rich(picture: Picture) -> RenderableType:
         ("server", "left"),
         ("clock was set", "left"),
         ("rows written", "right"),
-        ("published", "right"),
+        ("in Kafka", "right"),
         ("capture lag", "right"),
         ("offset measured", "right"),
         ("really", "right"),
@@ -138,10 +138,10 @@ def _rich(picture: Picture) -> RenderableType:
             one.name,
             CLOCKS[one.name].described,
             f"{one.written}/{one.planned}",
-            _whole(one.published),
+            _arrived(one),
             _seconds(one.capture_lag_seconds),
             _offset(one),
-            f"{one.real_offset_ms / 1_000:+.3f} s",
+            f"{one.real_offset_ms / 1_000:+.4f} s",
             _NONE if one.unread_bytes is None else f"{one.unread_bytes / 1_024:.0f} KiB",
             one.state,
         )
@@ -158,8 +158,8 @@ def _rich(picture: Picture) -> RenderableType:
     return Group(table, *lines)
 
 
-def _whole(value: int | None) -> str:
-    return _NONE if value is None else str(value)
+def _arrived(one: ServerFacts) -> str:
+    return f"{one.arrived}" + (f" (+{one.again} again)" if one.again else "")
 
 
 def _seconds(value: float | None) -> str:
@@ -169,5 +169,5 @@ def _seconds(value: float | None) -> str:
 def _offset(one: ServerFacts) -> str:
     if one.offset_ms is None:
         return "not measured"
-    error = "" if one.error_ms is None else f" +- {one.error_ms / 1_000:.3f}"
-    return f"{one.offset_ms / 1_000:+.3f}{error} s"
+    error = "" if one.error_ms is None else f" +- {one.error_ms:.1f} ms"
+    return f"{one.offset_ms / 1_000:+.4f} s{error}"

@@ -91,6 +91,7 @@ def test_what_a_clock_is_told() -> None:
 def test_the_configuration_is_the_one_that_commands_read() -> None:
     import tomllib
 
-    told = tomllib.loads(config_text("h:1", {name: f"host={name}" for name in CLOCKS}))
+    dsns = {name: f"host={name}" for name in CLOCKS}
+    told = tomllib.loads(config_text("h:1", dsns, "host=a user=w"))
     assert [server["name"] for server in told["servers"]] == ["a", "b", "c"]
-    assert told["sink"]["dsn"] == "host=a"
+    assert told["sink"]["dsn"] == "host=a user=w"

@@ -1,0 +1,87 @@
+"""The demo as a user runs it: every CDR right in spite of kills and clocks, nothing left over."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-c", "from ops.cli import main; main()", "demo")
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+def processes_naming(text: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if text in line:
+                found.append(line)
+    return found
+
+
+def folder_in(output: str) -> str:
+    told = re.search(r"their logs are in (\S+)", output)
+    assert told, output
+    return told[1]
+
+
+@pytest.mark.timeout(400)
+def test_every_cdr_is_right_and_nothing_is_left_over() -> None:
+    with demo("--calls", "150", "--seed", "7") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "KILLED reader-b" in output
+    assert "KILLED worker-1" in output
+    assert "none wrong, none missing, none twice" in output
+    assert "\x1b" not in output
+    folder = folder_in(output)
+    assert not processes_naming(folder)
+    assert not Path(folder).exists()
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_stops_everything() -> None:
+    with demo("--calls", "50") as process:
+        assert process.stdout is not None
+        output = ""
+        deadline = time.monotonic() + 200
+        while "their logs are in" not in output and time.monotonic() < deadline:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        folder = folder_in(output)
+        assert processes_naming(folder)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output + rest
+    assert not processes_naming(folder)
