@@ -19,21 +19,18 @@
 
 Everything listens on 127.0.0.1, on ports that were free and below 32768, runs as `postgres` or
 `nobody` when root starts it, and ends with the process that made the `Stack`, however that ends.
-`cli_up` and `cli_down` are the same for a terminal. Errors are `StackError`s: a sentence and a line
-of advice.
+Errors are `StackError`s: a sentence and a line of advice.
 """
 
 from __future__ import annotations
 
 from ops.stack.errors import PortTakenError, StackError
-from ops.stack.foreground import DEFAULT_FOLDER, cli_down, cli_up
 from ops.stack.kafka import BrokerSpec, KafkaBroker
 from ops.stack.postgres import DATABASE, SUPERUSER, PostgresServer, ServerSpec
 from ops.stack.stack import Stack
 
 __all__ = [
     "DATABASE",
-    "DEFAULT_FOLDER",
     "SUPERUSER",
     "BrokerSpec",
     "KafkaBroker",
@@ -42,6 +39,4 @@ __all__ = [
     "ServerSpec",
     "Stack",
     "StackError",
-    "cli_down",
-    "cli_up",
 ]

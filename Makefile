@@ -1,0 +1,28 @@
+# `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
+# More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
+.PHONY: setup demo test lint fmt clean
+
+python := .venv/bin/python
+
+setup:
+	@sh scripts/setup.sh
+
+demo: setup
+	@$(python) -m ops.cli demo $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
+
+test: setup
+	@$(python) -m pytest $(ARGS)
+
+lint: setup
+	@$(python) -m ruff format --check
+	@$(python) -m ruff check
+	@$(python) -m mypy
+	@.venv/bin/lint-imports
+
+fmt: setup
+	@$(python) -m ruff format
+	@$(python) -m ruff check --fix
+
+clean:
+	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
