@@ -135,7 +135,7 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
     if not texts[0]:
         raise BadRow("call_id is absent")
     kind = get("event_type")
-    if kind not in EVENT_TYPES:
+    if type(kind) is not str or kind not in EVENT_TYPES:
         raise BadRow("event_type is absent" if not kind else f"event_type is unknown: {kind!r:.40}")
     internal = get("caller_internal")
     if internal is not None and not isinstance(internal, bool):
