@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# What runs unattended draws the same examples each time, and prints how to draw a failing one again.
+# What runs unattended draws the same examples each time, and prints how to draw a failure again.
 settings.register_profile(
     "ci",
     derandomize=True,
