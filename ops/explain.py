@@ -8,14 +8,13 @@ Header text is hostile: it is put into `rich.Text`, never into markup, and escap
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.text import Text
 
-from ops.visible import cut, padded, visible
+from ops.visible import cut, padded, wrapped
 
 WIDTH: Final = 80
 JSON_VERSION: Final = 1
@@ -67,9 +66,7 @@ def render(provenance: Json, cdr: Json | None, hidden: str = "", width: int = WI
     lines = [*_head(provenance, cdr, hidden, width)]
     lines += ["", "Why"]
     for sentence in why(provenance, cdr, hidden):
-        lines += textwrap.wrap(
-            visible(sentence), width, initial_indent="  - ", subsequent_indent="    "
-        )
+        lines += wrapped(sentence, width, "  - ", "    ")
     lines += ["", "Events in resolved order (times in UTC)", *_events(provenance, width)]
     lines += ["", "Clocks", *_offsets(provenance, width)]
     if provenance.get("legs"):
@@ -155,10 +152,10 @@ def _head(provenance: Json, cdr: Json | None, hidden: str, width: int) -> Iterat
 
 
 def _events(provenance: Json, width: int) -> Iterator[str]:
-    yield "   #  message  server     observer           cseq via  corrected     raw"
+    yield "   #  message  server     observer          cseq via  corrected     raw"
     against = {index for pair in provenance.get("inversions") or () for index in pair}
     for index, event in enumerate(provenance.get("events") or ()):
-        yield _event_line(index, event)
+        yield cut(_event_line(index, event), width)
         remarks = []
         if event.get("failure_status"):
             remarks.append(f"{event['failure_status']} {event.get('failure_reason') or ''}".strip())
@@ -176,7 +173,7 @@ def _event_line(index: int, event: Json) -> str:
     raw = event.get("raw_time") or event.get("event_time")
     return (
         f"{index + 1:>4}  {padded(message, 8)} {padded(str(event.get('server', '?')), 10)} "
-        f"{padded(str(event.get('observer') or '-'), 18)} {event.get('cseq', 0)!s:>4} "
+        f"{padded(str(event.get('observer') or '-'), 17)} {event.get('cseq', 0)!s:>4} "
         f"{event.get('via_count') or '-'!s:>3}  {_clock(event.get('time') or raw)}  {_clock(raw)}"
     )
 

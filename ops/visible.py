@@ -58,3 +58,40 @@ def padded(text: str, columns: int) -> str:
     """The text cut or filled to exactly so many columns."""
     shown = cut(text, columns)
     return shown + " " * (columns - columns_of(shown))
+
+
+def wrapped(text: str, columns: int, first: str, others: str) -> list[str]:
+    """The visible text in lines of at most so many columns, broken at blanks where there are any.
+
+    Args:
+        text: Anything.
+        columns: Of a line, its beginning included.
+        first: What the first line begins with.
+        others: What every other line begins with.
+    """
+    lines: list[str] = []
+    line, empty = first, True
+    for word in visible(text).split(" "):
+        rest = word
+        while rest:
+            room = columns - columns_of(line) - (0 if empty else 1)
+            taken = rest if columns_of(rest) <= room else ""
+            if not taken and empty:
+                taken = _fitting(rest, room)
+            if taken:
+                line, empty, rest = line + ("" if empty else " ") + taken, False, rest[len(taken) :]
+            if rest:
+                lines.append(line)
+                line, empty = others, True
+    return [*lines, line]
+
+
+def _fitting(text: str, columns: int) -> str:
+    """The longest beginning of the text that takes at most so many columns, one character least."""
+    left, count = columns, 0
+    for character in text:
+        left -= columns_of(character)
+        if left < 0:
+            break
+        count += 1
+    return text[: max(1, count)]

@@ -1,0 +1,363 @@
+"""Doctor's judgements of facts, the running of its checks, and its report."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+import pytest
+
+from ops.config_sections import Kafka
+from ops.doctor import broker, clocks, command, servers, sink
+from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst
+from ops.doctor.clocks import Measured
+from ops.doctor.server_facts import ServerFacts
+from ops.doctor.sink import SinkFacts
+from ops.topics import TopicState, required
+
+SERVER = {
+    "version_num": 150_018, "version": "15.18", "wal_level": "logical", "slots_max": 10,
+    "slots_used": 1, "senders_max": 10, "senders_used": 1, "slot_wal_keep_size": "20GB",
+    "may_replicate": True, "role": "r", "database": "SIPXCDR", "encoding": "UTF8",
+    "same_machine": True, "tls": False, "in_recovery": False,
+}  # fmt: skip
+SLOT = {
+    "plugin": "pgoutput", "database": "SIPXCDR", "active": True, "wal_status": "reserved",
+    "safe_wal_size": None, "slot_type": "logical", "retained_bytes": 10, "unread_bytes": 0,
+}  # fmt: skip
+PUBLICATION = {
+    "pubinsert": True, "pubupdate": False, "pubdelete": False, "pubtruncate": False,
+    "tables": ["call_state_events", "observer_state_events"],
+}  # fmt: skip
+FACTS = ServerFacts(
+    server=SERVER,
+    publication=PUBLICATION,
+    columns=servers.SCHEMA_7,
+    readable=dict.fromkeys(servers.TABLES, True),
+    slot=SLOT,
+    oldest_transaction={"seconds": 1.0, "may_look": True},
+)
+CHECKS = {
+    "version": servers.version,
+    "rights": lambda facts: servers.rights("a", facts),
+    "settings": servers.settings,
+    "tables": servers.tables,
+    "publication": lambda facts: servers.publication("a", "cdrstream", facts),
+    "slot": lambda facts: servers.slot("a", "cdrstream_a", facts),
+    "load": servers.load,
+}
+
+
+def outcome(findings: list[Finding]) -> Outcome:
+    return worst(finding.outcome for finding in findings)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_server_as_it_should_be_is_in_order(name):
+    assert outcome(CHECKS[name](FACTS)) is Outcome.OK
+
+
+def with_server(**more: object) -> ServerFacts:
+    return replace(FACTS, server=SERVER | more)
+
+
+def with_columns(table: str, **more: str | None) -> ServerFacts:
+    columns = {name: dict(told) for name, told in servers.SCHEMA_7.items()}
+    for column, kind in more.items():
+        if kind is None:
+            del columns[table][column]
+        else:
+            columns[table][column] = kind
+    return replace(FACTS, columns=MappingProxyType(columns))
+
+
+CASES = [
+    ("version", with_server(version_num=130_000), Outcome.FAIL, "upgrade"),
+    ("version", with_server(same_machine=False), Outcome.WARN, "sslmode"),
+    ("rights", with_server(may_replicate=False), Outcome.FAIL, 'ALTER ROLE "r" REPLICATION'),
+    ("settings", with_server(wal_level="replica"), Outcome.FAIL, "wal_level = 'logical'"),
+    ("settings", with_server(slot_wal_keep_size="-1"), Outcome.WARN, "max_slot_wal_keep_size"),
+    (
+        "settings",
+        replace(with_server(slots_used=10), slot=None),
+        Outcome.FAIL,
+        "max_replication_slots = 20",
+    ),
+    (
+        "settings",
+        replace(with_server(senders_used=9), slot=None),
+        Outcome.WARN,
+        "max_wal_senders = 20",
+    ),
+    ("tables", replace(FACTS, columns={}), Outcome.FAIL, "dbname"),
+    ("tables", with_columns("call_state_events", cseq=None), Outcome.FAIL, "restore"),
+    ("tables", with_columns("call_state_events", cseq="bigint"), Outcome.FAIL, "restore"),
+    ("tables", with_columns("call_state_events", extra="text"), Outcome.OK, ""),
+    ("tables", replace(FACTS, readable={}), Outcome.WARN, "GRANT SELECT"),
+    ("tables", with_server(encoding="SQL_ASCII"), Outcome.WARN, "nothing to do"),
+    ("publication", replace(FACTS, publication=None), Outcome.FAIL, "CREATE PUBLICATION"),
+    (
+        "publication",
+        replace(FACTS, publication=PUBLICATION | {"tables": []}),
+        Outcome.FAIL,
+        "ADD TABLE call_state_events",
+    ),
+    (
+        "publication",
+        replace(FACTS, publication=PUBLICATION | {"tables": ["call_state_events"]}),
+        Outcome.WARN,
+        "ADD TABLE observer_state_events",
+    ),
+    (
+        "publication",
+        replace(FACTS, publication=PUBLICATION | {"pubdelete": True}),
+        Outcome.WARN,
+        "publish = 'insert'",
+    ),
+    (
+        "publication",
+        replace(FACTS, publication=PUBLICATION | {"pubinsert": False}),
+        Outcome.FAIL,
+        "publish = 'insert'",
+    ),
+    ("slot", replace(FACTS, slot=None), Outcome.FAIL, "cdrstream reader --server a"),
+    ("slot", replace(FACTS, slot=SLOT | {"active": False}), Outcome.WARN, "cdrstream reader"),
+    ("slot", replace(FACTS, slot=SLOT | {"wal_status": "lost"}), Outcome.FAIL, "pg_drop_repl"),
+    ("slot", replace(FACTS, slot=SLOT | {"wal_status": "extended"}), Outcome.WARN, "keep_size"),
+    ("slot", replace(FACTS, slot=SLOT | {"plugin": "wal2json"}), Outcome.FAIL, "servers.a.slot"),
+    ("slot", replace(FACTS, slot=SLOT | {"database": "x"}), Outcome.FAIL, "servers.a.slot"),
+    ("slot", replace(FACTS, slot=SLOT | {"retained_bytes": 2**40}), Outcome.WARN, "transaction"),
+    ("load", replace(FACTS, oldest_transaction={}), Outcome.WARN, "pg_read_all_stats"),
+    (
+        "load",
+        replace(FACTS, oldest_transaction={"seconds": 400.0, "may_look": True}),
+        Outcome.WARN,
+        "pg_stat_activity",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "facts", "expected", "advice"), CASES)
+def test_what_a_server_lacks_is_found_with_advice(name, facts, expected, advice):
+    findings = CHECKS[name](facts)
+    assert outcome(findings) is expected
+    assert any(advice in finding.advice for finding in findings)
+
+
+class TestClocks:
+    @pytest.mark.parametrize(
+        ("offset", "error", "corrected", "expected"),
+        [
+            (0.0, 0.001, True, Outcome.OK),
+            (0.6, 0.01, True, Outcome.WARN),
+            (-0.6, 0.01, True, Outcome.WARN),
+            (0.4, 0.2, True, Outcome.WARN),  # the error bar crosses the threshold: cannot tell
+            (9.0, 0.01, True, Outcome.WARN),
+            (9.0, 0.01, False, Outcome.FAIL),
+            (-9.0, 0.01, False, Outcome.FAIL),
+        ],
+    )
+    def test_an_offset_counts_only_beyond_its_error(self, offset, error, corrected, expected):
+        findings = clocks.judge(
+            Measured(100.0 + offset, error / 2),
+            Measured(100.0, error / 2),
+            warning_seconds=0.5,
+            allowed_lateness_seconds=5.0,
+            corrected=corrected,
+        )
+        assert outcome(findings) is expected
+        assert f"{offset:+.3f} s" in findings[0].found
+
+
+class TestBroker:
+    def states(self, **change: object) -> list[TopicState]:
+        found = [
+            TopicState(topic, topic.partitions, 3, topic.config) for topic in required(Kafka())
+        ]
+        return [replace(found[0], **change), *found[1:]]
+
+    def test_topics_as_configured_are_in_order(self):
+        assert outcome(broker.topics(self.states())) is Outcome.OK
+        assert outcome(broker.replication(self.states())) is Outcome.OK
+
+    @pytest.mark.parametrize(
+        ("change", "expected", "said"),
+        [
+            ({"partitions": None}, Outcome.FAIL, "there is no topic sipx.call-state-events"),
+            ({"partitions": 3}, Outcome.FAIL, "has 3 partitions"),
+            ({"config": (("cleanup.policy", "compact"),)}, Outcome.FAIL, "cleanup.policy"),
+            (
+                {"config": (("cleanup.policy", "delete"), ("retention.ms", "86400000"))},
+                Outcome.WARN,
+                "keeps 1.0 days",
+            ),
+            (
+                {"config": (("cleanup.policy", "delete"), ("retention.ms", "-1"))},
+                Outcome.OK,
+                "as configured",
+            ),
+        ],
+    )
+    def test_a_topic_that_is_otherwise_is_named(self, change, expected, said):
+        findings = broker.topics(self.states(**change))
+        assert outcome(findings) is expected
+        assert said in findings[0].found
+
+    def test_one_replica_is_a_warning(self):
+        assert outcome(broker.replication(self.states(replication_factor=1))) is Outcome.WARN
+
+    def test_a_server_without_heartbeats_is_named_with_its_partitions(self):
+        newest = {0: {"a": 0.5, "b": 1.0}, 1: {"a": 0.5}}
+        assert outcome(broker.heartbeats(newest, ["a"], 2)) is Outcome.OK
+        (finding,) = broker.heartbeats(newest, ["a", "b"], 2)
+        assert finding.outcome is Outcome.FAIL
+        assert "server b in partition [1]" in finding.found
+        (finding,) = broker.heartbeats({}, ["a"], 2)
+        assert "in any partition" in finding.found
+
+
+NOW = datetime(2024, 3, 4, tzinfo=UTC)
+PROGRESS = [{"partition": n, "age_seconds": 1.0, "holder": "w", "watermark": NOW} for n in range(2)]
+SINK = SinkFacts(
+    database={
+        "role": "w", "database": "SIPXCDR", "in_recovery": False, "has_version": True,
+        "has_view": True, "has_migrations": True, "has_remote": True,
+    },
+    sipxcdr_version=7,
+    migration=4,
+    privileges={"cdrs": {"there": True, "may": True}},
+    remote_may_read=True,
+    progress=PROGRESS,
+)  # fmt: skip
+
+
+class TestSink:
+    def test_a_sink_as_it_should_be_is_in_order(self):
+        findings = [*sink.schema(SINK, 4), *sink.privileges(SINK), *sink.workers(SINK, 2)]
+        assert outcome(findings) is Outcome.OK
+        assert "before 2024-03-04 00:00:00 UTC are recorded" in findings[-1].found
+
+    @pytest.mark.parametrize(
+        ("facts", "expected", "said"),
+        [
+            (replace(SINK, migration=3), Outcome.FAIL, "at migration 3"),
+            (replace(SINK, migration=None), Outcome.FAIL, "at migration none"),
+            (replace(SINK, migration=5), Outcome.FAIL, "newer cdrstream"),
+            (replace(SINK, sipxcdr_version=6), Outcome.FAIL, "schema version 6"),
+            (replace(SINK, remote_may_read=None), Outcome.WARN, "cdrremote"),
+            (
+                replace(SINK, database=SINK.database | {"has_version": False}),
+                Outcome.FAIL,
+                "holds no SIPXCDR",
+            ),
+            (
+                replace(SINK, database=SINK.database | {"in_recovery": True}),
+                Outcome.FAIL,
+                "standby",
+            ),
+        ],
+    )
+    def test_a_wrong_schema_is_named(self, facts, expected, said):
+        findings = sink.schema(facts, 4)
+        assert outcome(findings) is expected
+        assert said in findings[0].found
+
+    def test_missing_rights_are_named(self):
+        facts = replace(SINK, privileges={"cdrs": {"there": True, "may": False}})
+        assert "may not write cdrs" in sink.privileges(facts)[0].found
+
+    @pytest.mark.parametrize(
+        ("progress", "expected", "said"),
+        [
+            ([], Outcome.FAIL, "no worker has ever written"),
+            (PROGRESS[:1], Outcome.FAIL, "partition 1"),
+            ([PROGRESS[0] | {"age_seconds": 90.0}, PROGRESS[1]], Outcome.FAIL, "0 (for 90 s)"),
+            ([PROGRESS[0] | {"watermark": None}, PROGRESS[1]], Outcome.WARN, "no watermark"),
+        ],
+    )
+    def test_a_partition_that_nobody_writes_is_named(self, progress, expected, said):
+        findings = sink.workers(replace(SINK, progress=progress), 2)
+        assert outcome(findings) is expected
+        assert said in findings[0].found
+
+
+class TestRunning:
+    def test_a_failed_cause_skips_its_effects_and_names_itself(self):
+        checks = [
+            Check("server a", "connect", lambda: [fail("refused")]),
+            Check("server a", "slot", lambda: [ok("never run")], ("server a/connect",)),
+            Check("server a", "more", lambda: [ok("never run")], ("server a/slot",)),
+            Check("broker", "connect", lambda: [ok("there")]),
+        ]
+        results = run_all(checks)
+        assert [result.outcome for result in results] == ["FAIL", "skip", "skip", "ok"]
+        assert results[1].findings[0].found == "needs server a/connect"
+
+    def test_a_warning_does_not_skip(self):
+        checks = [
+            Check("a", "one", lambda: [warn("hm")]),
+            Check("a", "two", lambda: [ok("run")], ("a/one",)),
+        ]
+        assert run_all(checks)[1].outcome is Outcome.OK
+
+    def test_an_exception_is_a_finding(self):
+        def broken() -> list[Finding]:
+            raise OSError(28, "No space left on device")
+
+        (result,) = run_all([Check("a", "one", broken)])
+        assert result.outcome is Outcome.FAIL
+        assert result.findings[0].advice == "make room on that disk"
+
+    def test_what_takes_too_long_is_cut(self):
+        never = threading.Event()
+
+        def hangs() -> list[Finding]:
+            never.wait(30)
+            return []
+
+        (result,) = run_all([Check("a", "one", hangs)], time_limit_seconds=-0.9)
+        never.set()
+        assert result.outcome is Outcome.FAIL
+        assert "no answer within" in result.findings[0].found
+
+    def test_checks_run_side_by_side(self):
+        meeting = threading.Barrier(5, timeout=5)
+
+        def meets() -> list[Finding]:
+            meeting.wait()
+            return [ok("met")]
+
+        results = run_all([Check("a", str(number), meets) for number in range(5)])
+        assert worst(result.outcome for result in results) is Outcome.OK
+
+
+class TestReport:
+    def results(self):
+        return run_all(
+            [
+                Check("configuration", "file", lambda: [ok("read")]),
+                Check("server a", "slot", lambda: [fail("gone", "one", "cdrstream provision")]),
+                Check("server a", "load", lambda: [warn("busy")], ("server a/slot",)),
+            ]
+        )
+
+    def test_the_verdict_is_the_last_line_and_ok_is_folded(self):
+        lines = command.report(self.results(), verbose=False, failed=True)
+        assert lines == [
+            "server a",
+            "  FAIL  slot: gone",
+            "        needed: one",
+            "        do: cdrstream provision",
+            "  skip  load: needs server a/slot",
+            "NOT in order: 1 failed, 1 skipped, 1 in order (first: server a)",
+        ]
+        verbose = command.report(self.results(), verbose=True, failed=True)
+        assert "  ok    file: read" in verbose
+
+    def test_json_has_the_same(self):
+        told = command.as_object(self.results(), failed=True)
+        assert told["ok"] is False
+        assert told["verdict"].startswith("NOT in order")
+        assert [finding["outcome"] for finding in told["findings"]] == ["ok", "fail", "skip"]
