@@ -1,19 +1,22 @@
 """One call as the stream app holds it: the set of its distinct events, and where it stands.
 
-Owns identity (which deliveries are the same event) and the encoding of the state. Refuses to know
-what the events mean: `resolution` does.
+Owns identity (which deliveries are the same event), the bound on a call's events and the encoding
+of the state. Refuses to know what the events mean: `resolution` does.
 
 Applying an event twice changes nothing, and no order of arrival can be told from another:
-`(server, id)` names a row; of two different rows with one identity the lesser by content is kept.
+`(server, id)` names a row; of two different rows with one identity the lesser by content is kept,
+of too many events of one sort the first by CSeq and time.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
-from callstate.events import CallEvent, Clock, content_key
+from callstate.cdr import Cdr
+from callstate.events import EVENT_TYPES, REQUEST, CallEvent, Clock, content_key
 
 STATE_VERSION: Final = 1
 
@@ -27,7 +30,7 @@ class Applied(Enum):
     DUPLICATE = auto()
     TIGHTER_CLOCK = auto()  # a duplicate that carries a better probe of its server's clock
     CONFLICT = auto()  # the same identity with other content: one of both is a dead letter
-    FULL = auto()  # beyond the bound: counted, not kept
+    DROPPED = auto()  # beyond the bound: this event or a later one is counted and not kept
 
 
 def identity(event: CallEvent) -> Identity:
@@ -46,14 +49,16 @@ class CallState:
         closed: Whether a CDR (or its absence) has been told at least once.
         dirty: Closed, and something came since that the last telling did not know.
         revision: Revision told last, 0 before the first.
-        late_events: Events that came after the call was closed.
-        events_dropped: Distinct deliveries beyond the bound, counted and not kept.
+        told: The CDR told last, None where there is none.
+        late: Identities of events that came after the call was first told.
+        events_dropped: Deliveries beyond the bound, counted and not kept.
         known: Calls that this one names and that are known to exist.
         askers: Calls that name this one and wait for an answer.
         gaps: Number of gap records whose time range touches this call.
     """
 
     __slots__ = (
+        "_kept",
         "askers",
         "closed",
         "deadline_us",
@@ -62,8 +67,9 @@ class CallState:
         "events_dropped",
         "gaps",
         "known",
-        "late_events",
+        "late",
         "revision",
+        "told",
     )
 
     def __init__(self) -> None:
@@ -72,24 +78,28 @@ class CallState:
         self.closed = False
         self.dirty = False
         self.revision = 0
-        self.late_events = 0
+        self.told: Cdr | None = None
+        self.late: frozenset[Identity] = frozenset()
         self.events_dropped = 0
         self.known: frozenset[str] = frozenset()
         self.askers: frozenset[str] = frozenset()
         self.gaps = 0
+        self._kept: dict[str, list[tuple[Any, ...]]] | None = None
 
     def apply(self, event: CallEvent, events_max: int) -> tuple[Applied, CallEvent | None]:
         """Adds an event; returns what it did and, for a conflict, the event that was not kept."""
         key = identity(event)
         held = self.events.get(key)
         if held is None:
-            if len(self.events) >= events_max:
-                self.events_dropped += 1
-                return Applied.FULL, event
+            sort_max = events_max // len(_SORTS)
+            if len(self.events) >= sort_max and self._is_full(key, event, sort_max):
+                return Applied.DROPPED, None
             self.events[key] = event
+            if self.closed:
+                self.late |= {key}
             return Applied.NEW, None
         if held[:-1] == event[:-1]:
-            if event.clock is None or (held.clock is not None and held.clock <= event.clock):
+            if not _is_tighter(event.clock, held.clock):
                 return Applied.DUPLICATE, None
             self.events[key] = held._replace(clock=event.clock)
             return Applied.TIGHTER_CLOCK, None
@@ -97,24 +107,54 @@ class CallState:
         self.events[key] = kept
         return Applied.CONFLICT, other
 
+    def _is_full(self, key: Identity, event: CallEvent, sort_max: int) -> bool:
+        """Whether the event is one too many of its sort; then the first ones by CSeq are kept.
+
+        Each sort has its own share of the bound, so that a flood of one (re-INVITEs, repeated BYEs)
+        displaces no other. O(log n) a delivery but for one sorting: a flood costs no more than any
+        other traffic.
+        """
+        if self._kept is None:
+            self._kept = {sort: [] for sort in _SORTS}
+            for place, held in self.events.items():
+                self._kept[_sort_of(held)].append((_first_key(held), place))
+            for entries in self._kept.values():
+                entries.sort()
+        entries = self._kept[_sort_of(event)]
+        entry = (_first_key(event), key)
+        if len(entries) < sort_max:
+            insort(entries, entry)
+            return False
+        self.events_dropped += 1
+        if entry < entries[-1]:
+            _, displaced = entries.pop()
+            del self.events[displaced]
+            insort(entries, entry)
+            self.events[key] = event
+        return True
+
     def next_revision(self) -> int:
         """Counts what is known, so that it is the same on every run and only ever grows."""
         return len(self.events) + len(self.known) + self.gaps
 
     def to_wire(self) -> list[Any]:
         """A JSON-able form; `from_wire` reads it back, also that of older versions."""
+        late = self.late
         return [
             STATE_VERSION,
             self.deadline_us,
             self.closed,
             self.dirty,
             self.revision,
-            self.late_events,
+            None if self.told is None else list(self.told),
             self.events_dropped,
             sorted(self.known),
             sorted(self.askers),
             self.gaps,
-            [[*event[:-1], event.clock and list(event.clock)] for event in self.events.values()],
+            [
+                [key in late, event.clock and list(event.clock), *event[:-1]]
+                for key, event in self.events.items()
+            ],
         ]
 
     @classmethod
@@ -134,16 +174,24 @@ class CallState:
             state.closed,
             state.dirty,
             state.revision,
-            state.late_events,
+            told,
             state.events_dropped,
             known,
             askers,
             state.gaps,
             events,
         ) = wire[1:]
+        state.told = None if told is None else Cdr._make(told)
         state.known = frozenset(known)
         state.askers = frozenset(askers)
-        state.add(_event_from_wire(fields) for fields in events)
+        late = []
+        for was_late, clock, *columns in events:
+            event = CallEvent._make((*columns, clock and Clock._make(clock)))
+            key = identity(event)
+            state.events[key] = event
+            if was_late:
+                late.append(key)
+        state.late = frozenset(late)
         return state
 
     def add(self, events: Iterable[CallEvent]) -> None:
@@ -151,7 +199,24 @@ class CallState:
         for event in events:
             self.events[identity(event)] = event
 
+    def fix_clocks(self, clocks: dict[Identity, Clock]) -> None:
+        """Stamps what was applied to unstamped events, so that later revisions apply the same."""
+        for key, clock in clocks.items():
+            self.events[key] = self.events[key]._replace(clock=clock)
 
-def _event_from_wire(fields: Sequence[Any]) -> CallEvent:
-    *columns, clock = fields
-    return CallEvent._make((*columns, clock and Clock(*clock)))
+
+def _is_tighter(again: Clock | None, held: Clock | None) -> bool:
+    """A row delivered again may carry a newer probe; the tightest one counts, in any order."""
+    return again is not None and (held is None or again < held)
+
+
+_SORTS: Final = (*sorted(EVENT_TYPES), "re-INVITE")
+
+
+def _sort_of(event: CallEvent) -> str:
+    return "re-INVITE" if event.type == REQUEST and event.to_tag else event.type
+
+
+def _first_key(event: CallEvent) -> tuple[Any, ...]:
+    """Of too many events of one sort those with the least key are kept."""
+    return (event.cseq, event.time_us, event.server, event.id or 0, content_key(event))

@@ -92,6 +92,7 @@ class Provenance:
         inversions: Pairs of indices into `events` that the order turned against the clocks.
         watermark_us: Event time up to which the partition was complete; None at the end of input.
         suspect: True where a gap may have swallowed events of this call.
+        changed: Column to [old, new] of what this revision changed; empty in the first.
     """
 
     call_id: str
@@ -107,6 +108,7 @@ class Provenance:
     late_events: int = 0
     events_dropped: int = 0
     suspect: bool = False
+    changed: dict[str, list[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Provenance:
             "late_events": self.late_events,
             "events_dropped": self.events_dropped,
             "watermark": None if watermark is None else format_time(watermark),
+            "changed": self.changed,
             "notes": list(self.notes),
             "events": list(self.events),
         }

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from callstate.cdr import AppliedOffset
 from callstate.config import TimeCorrection
-from callstate.events import CallEvent, Clock
+from callstate.events import CallEvent
 
 PROBE = "probe"
 TRAFFIC = "traffic"
@@ -85,9 +85,10 @@ def _offsets(
         offsets = traffic.offsets(server, events)
         if offsets:
             return TRAFFIC, offsets
+    source = TRAFFIC if all(clock.traffic for clock in clocks) else PROBE
     if len(clocks) == len(events):
-        return PROBE, [Offset(clock.offset_us, clock.error_us) for clock in clocks]
-    return PROBE, [_nearest_probe(event, events) for event in events]
+        return source, [Offset(clock.offset_us, clock.error_us) for clock in clocks]
+    return source, [_nearest_probe(event, events) for event in events]
 
 
 def _nearest_probe(event: CallEvent, events: Sequence[CallEvent]) -> Offset:
@@ -98,8 +99,3 @@ def _nearest_probe(event: CallEvent, events: Sequence[CallEvent]) -> Offset:
         if other.clock is not None
     )[2]
     return Offset(clock.offset_us, clock.error_us)
-
-
-def corrected_progress(progress_us: int, clock: Clock | None) -> int:
-    """A server's progress on the reference's scale; uncorrected where no probe has succeeded."""
-    return progress_us if clock is None else progress_us - clock.offset_us

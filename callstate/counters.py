@@ -1,7 +1,7 @@
 """What a partition has done since its topic began, in numbers that must add up.
 
-`events = applied + duplicates + dead_letters`; kept in the partition's snapshot, so that they move
-with the partition and survive restarts.
+`events = applied + duplicates + dropped + dead_letters`; kept in the partition's snapshot, so that
+they move with the partition and survive restarts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Counters:
     events: int = 0
     applied: int = 0
     duplicates: int = 0
+    dropped: int = 0
     dead_letters: int = 0
     heartbeats: int = 0
     cdrs: int = 0

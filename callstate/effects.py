@@ -58,8 +58,29 @@ class SkewObserved:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStepped:
+    """A server's clock was set by `jump_us` at about `at_us` (the reference's time)."""
+
+    server: str
+    at_us: int
+    jump_us: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClocksDisagree:
+    """Probe and traffic measure a server's clock differently, beyond both errors."""
+
+    server: str
+    probe_us: int
+    probe_error_us: int
+    traffic_us: int
+    traffic_error_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """The watermark no longer waits for a server (`set_aside`), or does so again (`active`)."""
+    """Whether the watermark waits for a server: `active`, `set_aside` (silent), `untrusted`."""
 
     server: str
     state: str
@@ -88,6 +109,8 @@ Effect = (
     | DeadLetter
     | RecordLate
     | SkewObserved
+    | ClockStepped
+    | ClocksDisagree
     | SourceChanged
     | AskReference
     | AnswerReference

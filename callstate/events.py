@@ -27,15 +27,17 @@ _LAST_US = 253_402_300_799_999_999  # 9999-12-31
 
 
 class Clock(NamedTuple):
-    """What the clock probe said when the row was read: server minus reference, in microseconds.
+    """What is known of the server's clock at a row: server minus reference, in microseconds.
 
-    `late` marks rows that a backfill read long after they were written, so that the offset is
-    today's and not the row's.
+    The tightest of two is the lesser. `late` marks rows that a backfill read long after they were
+    written, so that the offset is that moment's and not the row's; `traffic` an offset that no
+    probe has measured but the traffic.
     """
 
     late: bool
     error_us: int
     offset_us: int
+    traffic: bool = False
 
 
 class CallEvent(NamedTuple):

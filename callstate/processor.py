@@ -15,7 +15,7 @@ from callstate import events as kinds
 from callstate.call import Applied, CallState
 from callstate.chains import chained_calls
 from callstate.clock_steps import Position
-from callstate.clocks import PROBE, Corrected, TrafficClocks, correct, corrected_progress
+from callstate.clocks import TRAFFIC, Corrected, correct
 from callstate.config import ResolutionConfig, to_us
 from callstate.counters import Counters
 from callstate.effects import (
@@ -26,14 +26,13 @@ from callstate.effects import (
     EmitCdr,
     HideCall,
     RecordLate,
-    SkewObserved,
 )
 from callstate.envelope import Gap, Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
-from callstate.events import CallEvent, row_of
+from callstate.events import CallEvent, Clock, row_of
 from callstate.exchanges import Exchange, exchanges
+from callstate.live_clocks import LiveClocks
 from callstate.provenance import explain, tell_briefly
-from callstate.resolution import Verdict, resolve, timed_in_order
-from callstate.traffic_clocks import fit
+from callstate.resolution import Timed, Verdict, episodes, resolve, timed_in_order
 from callstate.watermark import Watermark
 
 SNAPSHOT_VERSION = 1
@@ -80,10 +79,23 @@ class PartitionProcessor:
     """
 
     def __init__(
-        self, config: ResolutionConfig, calls: CallStore, *, explaining: bool = True
+        self,
+        config: ResolutionConfig,
+        calls: CallStore,
+        *,
+        explaining: bool = True,
+        live: bool = True,
     ) -> None:
-        """Without `explaining` provenance holds the revision alone, which saves half the time."""
+        """Starts with nothing known of the partition; see `restore`.
+
+        Args:
+            config: The rules' settings.
+            calls: Where the calls live.
+            explaining: Whether provenance says more than the revision; that is half the work.
+            live: Whether clocks are measured while records come, or once by `fit_traffic_clocks`.
+        """
         self.config = config
+        self._live = live
         self._explain = explain if explaining else tell_briefly
         self.counters = Counters()
         self._calls = calls
@@ -96,9 +108,8 @@ class PartitionProcessor:
         self._timers: list[tuple[int, str]] = []
         self._touched: dict[str, CallState] = {}
         self._gaps: list[tuple[int, int]] = []
-        self._skewed: set[str] = set()
+        self._clocks = LiveClocks(config)
         self._effects: list[Effect] = []
-        self._traffic: TrafficClocks | None = None
         self._waits_us = _waits(config)
 
     @property
@@ -135,16 +146,21 @@ class PartitionProcessor:
             state = self._calls.get(call_id)
             self._effects = []
             if state is not None and state.events:
-                self._tell(call_id, state, *self._judge(state))
+                corrected, timed = self._timed(state)
+                self._tell(call_id, state, corrected, self._judge(timed))
             self._calls.delete(call_id)
             yield from self._effects
 
-    def fit_traffic_clocks(self, reference: str) -> None:
-        """Measures the servers' clocks by the calls that are held, before `finish`."""
+    def fit_traffic_clocks(self, reference: str) -> list[Effect]:
+        """Measures the servers' clocks by all calls that are held, before `finish`.
+
+        Returns what is to be said of the clocks: which are off, which were set, when and by how
+        much.
+        """
         found: list[Exchange] = []
         for _, state in self._calls.items():
             found.extend(exchanges(state.events.values()))
-        self._traffic = fit(found, reference, self._rows_of) if found else None
+        return self._clocks.fit_all(found, reference, self._rows_of)
 
     def _rows_of(self, server: str) -> Iterator[Position]:
         for _, state in self._calls.items():
@@ -152,17 +168,13 @@ class PartitionProcessor:
                 if event.server == server:
                     yield Position(event.id or 0, event.time_us)
 
-    def use_traffic_clocks(self, clocks: TrafficClocks | None) -> None:
-        """Offsets for servers whose events carry no probe."""
-        self._traffic = clocks
-
     def snapshot(self) -> dict[str, Any]:
         """The partition's own state, JSON-able; the calls are in the store."""
         return {
             "v": SNAPSHOT_VERSION,
             "watermark": self._watermark.snapshot(),
             "gaps": self._gaps,
-            "skewed": sorted(self._skewed),
+            "clocks": self._clocks.snapshot(),
             "counters": self.counters.to_json(),
         }
 
@@ -177,7 +189,7 @@ class PartitionProcessor:
                 raise ValueError(f"partition state of version {snapshot['v']!r} is unknown")
             self._watermark.restore(snapshot["watermark"])
             self._gaps = [(start, end) for start, end in snapshot["gaps"]]
-            self._skewed = set(snapshot["skewed"])
+            self._clocks.restore(snapshot["clocks"])
             self.counters = Counters.from_json(snapshot["counters"])
         self._timers = [
             (state.deadline_us, call_id)
@@ -201,14 +213,16 @@ class PartitionProcessor:
         if applied is Applied.NEW:
             self.counters.applied += 1
             self._note_references(event, state)
+            if self._live and event.type in _ANSWERS:
+                self._clocks.note(event, state.events.values())
         elif applied is Applied.TIGHTER_CLOCK:
             self.counters.duplicates += 1
+        elif applied is Applied.DROPPED:
+            self.counters.dropped += 1
         else:
             self.counters.dead_letters += 1
-            reason = "two rows with one identity"
-            if applied is Applied.FULL:
-                reason = f"beyond {self.config.call_events_max} events of one call"
             assert other is not None
+            reason = "two rows with one identity"
             self._effects.append(
                 DeadLetter(reason, other.server, row_of(other), call_id=other.call_id)
             )
@@ -220,7 +234,6 @@ class PartitionProcessor:
         soonest = None if now is None else now + self._grace_us
         if state.closed:
             state.dirty = True
-            state.late_events += 1
             late_us = 0 if now is None else max(0, now - event.time_us)
             self._effects.append(RecordLate(event.call_id, event.server, late_us))
             self._set_timer(event.call_id, state, soonest if soonest is not None else event.time_us)
@@ -237,27 +250,16 @@ class PartitionProcessor:
 
     def _heartbeat(self, beat: Heartbeat) -> None:
         self.counters.heartbeats += 1
+        server, progress_us, clock = beat
         before = self._watermark.time_us
-        frontier_us = corrected_progress(beat.progress_us, beat.clock)
-        self._effects.extend(self._watermark.heartbeat(beat.server, frontier_us))
-        if beat.clock is not None:
-            self._watch_clock(beat)
-        if self._watermark.time_us != before:
-            self._fire_timers()
-
-    def _watch_clock(self, beat: Heartbeat) -> None:
-        """Warns once when a clock is surely off, and once when it surely is not any more."""
-        assert beat.clock is not None
-        _, error_us, offset_us = beat.clock
-        threshold_us = to_us(self.config.skew_warning_seconds)
-        known = beat.server in self._skewed
-        if not known and abs(offset_us) - error_us > threshold_us:
-            self._skewed.add(beat.server)
-        elif known and abs(offset_us) + error_us < threshold_us:
-            self._skewed.discard(beat.server)
-        else:
-            return
-        self._effects.append(SkewObserved(beat.server, offset_us, error_us, PROBE, off=not known))
+        if clock is not None:
+            self._effects.extend(self._clocks.probed(server, progress_us, clock))
+        frontier_us, measured = self._clocks.frontier(server, progress_us, clock)
+        self._effects.extend(self._watermark.heartbeat(server, frontier_us, measured=measured))
+        now = self._watermark.time_us
+        if now is not None and now != before:
+            self._effects.extend(self._clocks.advance(now))
+            self._fire_timers(now)
 
     def _other(self, record: Record) -> None:
         if isinstance(record, Malformed):
@@ -340,9 +342,7 @@ class PartitionProcessor:
         state.deadline_us = due_us
         heapq.heappush(self._timers, (due_us, call_id))
 
-    def _fire_timers(self) -> None:
-        now = self._watermark.time_us
-        assert now is not None
+    def _fire_timers(self, now: int) -> None:
         while self._timers and self._timers[0][0] <= now:
             due_us, call_id = heapq.heappop(self._timers)
             state = self._touched.get(call_id) or self._calls.get(call_id)
@@ -357,24 +357,59 @@ class PartitionProcessor:
             self._calls.delete(call_id)
             self.counters.forgotten += 1
             return
-        corrected, verdict = self._judge(state)
-        if not state.closed and (verdict.final_us is None or verdict.final_us >= now):
-            if verdict.final_us is None:
-                state.deadline_us = None
-            else:
-                self._set_timer(call_id, state, verdict.final_us + 1)
+        corrected, timed = self._timed(state)
+        judged = self._judge(timed)
+        # Of a Call-ID that was used again the first call is told for long: the newest one decides.
+        final_us = judged[-1][1].final_us if len(judged) > 1 else judged[0][1].final_us
+        if (not state.closed or len(judged) > 1) and (final_us is None or final_us >= now):
+            state.deadline_us = None
+            if final_us is not None:
+                self._set_timer(call_id, state, final_us + 1)
             return
-        self._tell(call_id, state, corrected, verdict)
+        self._tell(call_id, state, corrected, judged)
         self._set_timer(call_id, state, now + to_us(self.config.late_horizon_seconds))
 
-    def _judge(self, state: CallState) -> tuple[Corrected, Verdict]:
+    def _timed(self, state: CallState) -> tuple[Corrected, list[Timed]]:
         events = list(state.events.values())
-        corrected = correct(events, self._traffic, self.config.time_correction)
-        return corrected, resolve(timed_in_order(events, corrected.times), self.config)
+        corrected = correct(events, self._clocks, self.config.time_correction)
+        return corrected, timed_in_order(events, corrected.times)
 
-    def _tell(self, call_id: str, state: CallState, corrected: Corrected, verdict: Verdict) -> None:
+    def _judge(self, timed: list[Timed]) -> list[tuple[list[Timed], Verdict]]:
+        """The verdict on each call inside the Call-ID, usually one."""
+        return [(use, resolve(use, self.config)) for use in episodes(timed, self.config)]
+
+    def _tell(
+        self,
+        call_id: str,
+        state: CallState,
+        corrected: Corrected,
+        judged: list[tuple[list[Timed], Verdict]],
+    ) -> None:
         state.gaps = self._gaps_of(state)
-        timed = timed_in_order(list(state.events.values()), corrected.times)
+        for index, (timed, verdict) in enumerate(judged):
+            self._tell_use(call_id, state, corrected, timed, verdict, again=index > 0)
+        state.closed = True
+        state.dirty = False
+        state.revision = state.next_revision()
+        self._fix_clocks(state, corrected)
+
+    def _tell_use(
+        self,
+        call_id: str,
+        state: CallState,
+        corrected: Corrected,
+        timed: list[Timed],
+        verdict: Verdict,
+        *,
+        again: bool,
+    ) -> None:
+        """Tells one use of a Call-ID; those after the first (`again`) under a name of their own."""
+        if again and verdict.cdr is not None:
+            call_id = f"{call_id};from-tag={verdict.cdr.from_tag}"
+            verdict = verdict._replace(
+                cdr=verdict.cdr._replace(call_id=call_id),
+                notes=(*verdict.notes, "this Call-ID was used before by another call"),
+            )
         hidden = verdict.hidden
         if not hidden and verdict.chained and state.known.issuperset(verdict.chained):
             hidden = _CHAIN
@@ -390,9 +425,24 @@ class PartitionProcessor:
         else:
             self._effects.append(EmitCdr(verdict.cdr, provenance))
         self.counters.told(verdict, hidden, again=state.closed)
-        state.closed = True
-        state.dirty = False
-        state.revision = provenance.revision
+        if not again:
+            state.told = None if hidden else verdict.cdr
+
+    def _fix_clocks(self, state: CallState, corrected: Corrected) -> None:
+        """What the traffic said when the call was first told stays with it: see `Clock.traffic`."""
+        if not any(offset.source == TRAFFIC for offset in corrected.offsets):
+            return
+        by_server = {o.server: o for o in corrected.offsets if o.source == TRAFFIC}
+        fixed = {}
+        for (key, event), time_us in zip(state.events.items(), corrected.times, strict=True):
+            told = by_server.get(event.server)
+            if told is not None and event.clock is None:
+                offset_us = event.time_us - time_us if told.applied else told.offset_us
+                fixed[key] = Clock(False, told.error_us or 0, offset_us, True)
+        state.fix_clocks(fixed)
+
+
+_ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
 
 
 def _waits(config: ResolutionConfig) -> dict[str, int | None]:

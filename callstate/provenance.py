@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from callstate.call import CallState
-from callstate.cdr import Provenance
+from callstate.call import CallState, identity
+from callstate.cdr import Cdr, Provenance
 from callstate.clocks import Corrected
-from callstate.events import CallEvent, format_time, read_row
+from callstate.events import format_time
 from callstate.ordering import Order, order
 from callstate.resolution import Leg, Timed, Verdict
 
@@ -42,12 +42,13 @@ def explain(
 ) -> Provenance:
     """The provenance of one revision."""
     resolved = order(timed)
+    late = state.late
     revision = state.next_revision()
     rule = verdict.rule if not hidden else f"{verdict.rule}; hidden: {hidden}"
     return Provenance(
         call_id=call_id,
         revision=revision,
-        events=tuple(_event(item) for item in resolved.timed),
+        events=tuple(_event(item, late=identity(item.event) in late) for item in resolved.timed),
         servers=tuple(offset.server for offset in corrected.offsets),
         offsets=corrected.offsets,
         missing=verdict.missing,
@@ -55,11 +56,29 @@ def explain(
         legs=tuple(_leg(leg, index) for index, leg in enumerate(verdict.legs)),
         inversions=tuple(resolved.inversions),
         watermark_us=watermark_us,
-        late_events=state.late_events,
+        late_events=len(late),
         events_dropped=state.events_dropped,
         suspect=state.gaps > 0,
-        notes=verdict.notes + _skew_notes(resolved),
+        changed=_changed(state.told, None if hidden else verdict.cdr) if state.closed else {},
+        notes=verdict.notes + _skew_notes(resolved) + _dropped_notes(state),
     )
+
+
+def _changed(before: Cdr | None, after: Cdr | None) -> dict[str, list[Any]]:
+    """Column to [old, new] of what this revision changed; a CDR that comes or goes is all null."""
+    old = before.columns() if before is not None else {}
+    new = after.columns() if after is not None else {}
+    return {
+        column: [old.get(column), new.get(column)]
+        for column in (new or old)
+        if old.get(column) != new.get(column)
+    }
+
+
+def _dropped_notes(state: CallState) -> tuple[str, ...]:
+    if not state.events_dropped:
+        return ()
+    return (f"{state.events_dropped} event(s) beyond the bound were counted and not kept",)
 
 
 def tell_briefly(
@@ -78,7 +97,7 @@ def tell_briefly(
     )
 
 
-def _event(item: Timed) -> dict[str, Any]:
+def _event(item: Timed, *, late: bool) -> dict[str, Any]:
     event = item.event
     told: dict[str, Any] = {
         "server": event.server,
@@ -100,6 +119,8 @@ def _event(item: Timed) -> dict[str, Any]:
             told[name] = number
     if event.caller_internal is not None:
         told["caller_internal"] = event.caller_internal
+    if late:
+        told["late"] = True
     return told
 
 
@@ -138,9 +159,3 @@ def _skew_notes(resolved: Order) -> tuple[str, ...]:
     return (
         f"{count} pair(s) ordered by CSeq against the clocks" + (f": {pairs}" if pairs else ""),
     )
-
-
-def event_of(told: dict[str, Any], call_id: str) -> CallEvent:
-    """The event that an entry of `Provenance.events` was made of, without its clock stamp."""
-    row = {**told, "call_id": call_id, "event_time": told["raw_time"]}
-    return read_row(told["server"], row)

@@ -146,7 +146,10 @@ class _Sorted:
 
 
 def resolve(timed: Sequence[Timed], config: ResolutionConfig) -> Verdict:
-    """The verdict on a call's distinct events, given in the order of `timed_in_order`."""
+    """The verdict on a call's distinct events, given in the order of `timed_in_order`.
+
+    For a Call-ID that was used again, see `episodes`.
+    """
     parts = _Sorted(timed)
     starts = parts.requests or _starting_reinvites(parts)
     if not starts and not parts.setups:
@@ -160,6 +163,41 @@ def resolve(timed: Sequence[Timed], config: ResolutionConfig) -> Verdict:
         return _answered(parts, first, caller_tag, legs, established, config)
     assert first is not None  # without a request there is a setup, hence an established leg
     return _unanswered(parts, first, starts, refusal, config)
+
+
+def episodes(timed: Sequence[Timed], config: ResolutionConfig) -> list[list[Timed]]:
+    """The calls inside one Call-ID, usually one: its uses that have nothing to do with each other.
+
+    A request with another From tag that comes when everything before it is over for longer than a
+    failure waits for another try begins a call of its own. Events go with the use whose tags they
+    have, those without known tags with the first.
+    """
+    tags = {event.from_tag for _, event in timed if _starts_dialog(event)}
+    if len(tags) < 2:
+        return [list(timed)]
+    wait_us = _limit(config.failed_wait_seconds)
+    uses: list[tuple[set[str], list[Timed]]] = []
+    last_us = None
+    for item in timed:
+        event = item.event
+        use = next((use for use in reversed(uses) if not use[0].isdisjoint(_tags(event))), None)
+        if use is None:
+            over = last_us is None or item.time_us - last_us > wait_us
+            if not uses or (over and _starts_dialog(event)):
+                uses.append((set(), []))
+            use = uses[-1]
+        use[0].update(_tags(event))
+        use[1].append(item)
+        last_us = item.time_us
+    return [events for _, events in uses]
+
+
+def _starts_dialog(event: CallEvent) -> bool:
+    return event.type == kinds.REQUEST and not event.to_tag
+
+
+def _tags(event: CallEvent) -> tuple[str, ...]:
+    return tuple(tag for tag in (event.from_tag, event.to_tag) if tag)
 
 
 def _nobody_called(parts: _Sorted, timed: Sequence[Timed], config: ResolutionConfig) -> Verdict:

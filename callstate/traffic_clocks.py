@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from statistics import median
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from callstate.clock_steps import Position, Step, find_steps
 from callstate.clocks import Offset
@@ -95,6 +95,32 @@ class FittedClocks:
         """Newest drift in seconds a second; None where it cannot be told."""
         lines = [line for node, fits in self._lines.items() if node[0] == server for line in fits]
         return max(lines).drift if lines else None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` reads it back."""
+        return {
+            "reference": self.reference,
+            "steps": [list(step) for step in self.steps],
+            "boundaries": {
+                name: [list(at) for at in ats] for name, ats in self._boundaries.items()
+            },
+            "coarse": [[*node, offset] for node, offset in self._coarse.items()],
+            "lines": [[*node, [list(line) for line in fits]] for node, fits in self._lines.items()],
+        }
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> FittedClocks:
+        """Reads what `to_json` wrote."""
+        return cls(
+            told["reference"],
+            [
+                Step(server, jump_us, Position(*after), Position(*before), pairs)
+                for server, jump_us, after, before, pairs in told["steps"]
+            ],
+            {name: [Position(*at) for at in ats] for name, ats in told["boundaries"].items()},
+            {(name, part): offset for name, part, offset in told["coarse"]},
+            {(name, part): [_Line(*line) for line in fits] for name, part, fits in told["lines"]},
+        )
 
     def _segment(self, server: str, place: Position) -> int:
         boundaries = self._boundaries.get(server)

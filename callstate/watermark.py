@@ -9,13 +9,17 @@ a replay decides as the live run did.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from callstate.effects import SourceChanged
 
 ACTIVE = "active"
 SET_ASIDE = "set_aside"
+UNTRUSTED = "untrusted"
+
+# How far a clock that nobody has measured may be from the others' before it is not believed.
+_BELIEVABLE_US = 600 * 1_000_000
 
 
 @dataclass(slots=True)
@@ -27,12 +31,16 @@ class Source:
         others_us: The others' greatest progress that this server has been measured against.
         silent_us: How far the others advanced since this server last did.
         set_aside: The watermark does not wait for it.
+        measured: Its newest frontier was corrected by a measured offset.
+        untrusted: Its clock is unmeasured and far from the others': it counts for nothing.
     """
 
     frontier_us: int | None = None
     others_us: int | None = None
     silent_us: int = 0
     set_aside: bool = False
+    measured: bool = False
+    untrusted: bool = False
 
 
 class Watermark:
@@ -57,21 +65,55 @@ class Watermark:
         source.silent_us = 0
         return SourceChanged(server, ACTIVE, source.frontier_us)
 
-    def heartbeat(self, server: str, frontier_us: int) -> list[SourceChanged]:
-        """A server's progress; moves the watermark where this server held it."""
+    def heartbeat(self, server: str, frontier_us: int, *, measured: bool) -> list[SourceChanged]:
+        """A server's progress; moves the watermark where this server held it.
+
+        A frontier by a clock that nobody has measured (`measured` is False) and that is ten minutes
+        or more from what the others say counts for nothing: a clock of 1970 would hold the
+        watermark for ever, one far in the future would push it past every call.
+        """
         back = self.heard_from(server)
         changes = [back] if back else []
         source = self.sources[server]
+        was_untrusted = source.untrusted
+        leap = source.frontier_us is None or abs(frontier_us - source.frontier_us) > _BELIEVABLE_US
+        if measured:
+            source.untrusted = False
+        elif leap or source.untrusted:
+            base_us = self._believed(server)
+            source.untrusted = base_us is not None and abs(frontier_us - base_us) > _BELIEVABLE_US
+        source.measured = measured
+        if source.untrusted != was_untrusted:
+            state = UNTRUSTED if source.untrusted else ACTIVE
+            changes.append(SourceChanged(server, state, frontier_us))
         if source.frontier_us != frontier_us:
             source.frontier_us = frontier_us
             source.silent_us = 0
-        changes += self._set_aside_silent(server, frontier_us)
+        if not source.untrusted:
+            changes += self._set_aside_silent(server, frontier_us)
         self._advance()
         return changes
 
+    def _believed(self, but: str) -> int | None:
+        """What the other servers say the time is: the measured ones, else the middle of all."""
+        others = [
+            (source.measured, source.frontier_us)
+            for name, source in self.sources.items()
+            if name != but and source.frontier_us is not None and not source.untrusted
+        ]
+        measured = [frontier_us for known, frontier_us in others if known]
+        if measured:
+            return max(measured)
+        unmeasured = sorted(frontier_us for _, frontier_us in others)
+        return unmeasured[len(unmeasured) // 2] if len(unmeasured) > 1 else None
+
     def holder(self) -> tuple[str, int | None] | None:
         """Whom the watermark waits for, with its frontier; None where nobody counts."""
-        waited = [(s.frontier_us, name) for name, s in self.sources.items() if not s.set_aside]
+        waited = [
+            (source.frontier_us, name)
+            for name, source in self.sources.items()
+            if not source.set_aside and not source.untrusted
+        ]
         unheard = [name for frontier, name in waited if frontier is None]
         if unheard:
             return unheard[0], None
@@ -92,7 +134,7 @@ class Watermark:
         """The speaker's progress is what the silence of the others is measured in."""
         changes: list[SourceChanged] = []
         for name, source in self.sources.items():
-            if name == speaker or source.set_aside:
+            if name == speaker or source.set_aside or source.untrusted:
                 continue
             advance = frontier_us - (source.others_us or frontier_us)
             if source.others_us is None or advance > 0:
@@ -110,7 +152,7 @@ class Watermark:
     def _advance(self) -> None:
         least: int | None = None
         for source in self.sources.values():
-            if source.set_aside:
+            if source.set_aside or source.untrusted:
                 continue
             if source.frontier_us is None:
                 return
@@ -125,10 +167,7 @@ class Watermark:
         """JSON-able."""
         return {
             "time_us": self.time_us,
-            "sources": {
-                name: [source.frontier_us, source.others_us, source.silent_us, source.set_aside]
-                for name, source in self.sources.items()
-            },
+            "sources": {name: astuple(source) for name, source in self.sources.items()},
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -25,9 +26,18 @@ import orjson
 from callstate.call import CallState
 from callstate.cdr import Cdr, Provenance
 from callstate.config import ResolutionConfig
-from callstate.effects import AnswerReference, AskReference, DeadLetter, Effect, EmitCdr, HideCall
+from callstate.effects import (
+    AnswerReference,
+    AskReference,
+    ClockStepped,
+    DeadLetter,
+    Effect,
+    EmitCdr,
+    HideCall,
+    SkewObserved,
+)
 from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
-from callstate.events import CallEvent, content_key, row_of
+from callstate.events import CallEvent, content_key, format_time, row_of
 from callstate.processor import DictStore, PartitionProcessor
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files
@@ -60,12 +70,14 @@ class Resolved(NamedTuple):
         reasons: Provenance of each call that was written or hidden, by call-id.
         letters: What no CDR can be made of.
         hidden: Number of calls without a CDR by rule.
+        clocks: Which servers' clocks were off, and which were set.
     """
 
     cdrs: list[Cdr]
     reasons: dict[str, tuple[Provenance, Cdr | None]]
     letters: list[Letter]
     hidden: int
+    clocks: list[SkewObserved | ClockStepped]
 
 
 def run(
@@ -86,6 +98,7 @@ def run(
     files = row_files(inputs)
     with _without_cycle_collection():
         resolved = resolve_files(files, config, reference, explaining=provenance is not None)
+    _warn_of_clocks(resolved)
     with _writing(out) as stream:
         if form == "csv":
             _write_csv(stream, resolved)
@@ -115,7 +128,9 @@ def resolve_files(
 ) -> Resolved:
     """Reads all rows, then judges every call."""
     store = DictStore()
-    processor = PartitionProcessor(_without_limits(config), store, explaining=explaining)
+    processor = PartitionProcessor(
+        _without_limits(config), store, explaining=explaining, live=False
+    )
     letters: list[Letter] = []
     servers: set[str] = set()
     for source, records in _batches(files):
@@ -130,8 +145,8 @@ def resolve_files(
         found = ", ".join(sorted(servers)) or "none"
         raise UsageError(f"--reference {reference}: no such server among the rows (found: {found})")
     letters.extend(Letter(letter, None) for letter in _keep_lesser_rows(store))
-    processor.fit_traffic_clocks(reference or min(servers, default=""))
-    return _judged(processor.finish(), letters, explaining=explaining)
+    clocks = processor.fit_traffic_clocks(reference or min(servers, default=""))
+    return _judged(chain(clocks, processor.finish()), letters, explaining=explaining)
 
 
 def _without_limits(config: ResolutionConfig) -> ResolutionConfig:
@@ -208,6 +223,7 @@ def _judged(effects: Iterable[Effect], letters: list[Letter], *, explaining: boo
     cdrs: list[Cdr] = []
     reasons: dict[str, tuple[Provenance, Cdr | None]] = {}
     hidden = 0
+    clocks: list[SkewObserved | ClockStepped] = []
     for effect in effects:
         if isinstance(effect, EmitCdr):
             cdrs.append(effect.cdr)
@@ -219,11 +235,22 @@ def _judged(effects: Iterable[Effect], letters: list[Letter], *, explaining: boo
                 reasons[effect.call_id] = (effect.provenance, None)
         elif isinstance(effect, DeadLetter):
             letters.append(Letter(effect, None))
+        elif isinstance(effect, SkewObserved | ClockStepped):
+            clocks.append(effect)
     cdrs.sort(key=attrgetter("start_time_us", "call_id"))
-    return Resolved(cdrs, reasons, letters, hidden)
+    return Resolved(cdrs, reasons, letters, hidden, clocks)
 
 
 # -- writing -------------------------------------------------------------------------------
+
+
+def _warn_of_clocks(resolved: Resolved) -> None:
+    for told in resolved.clocks:
+        if isinstance(told, ClockStepped):
+            what = f"was set by {told.jump_us / 1e6:+.3f} s at about {format_time(told.at_us)}"
+        else:
+            what = f"is off by {told.offset_us / 1e6:+.3f} s (+- {told.error_us / 1e6:.3f} s)"
+        sys.stderr.write(f"the clock of server {told.server} {what}, as the {told.source} tells\n")
 
 
 @contextmanager

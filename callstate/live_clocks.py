@@ -1,0 +1,218 @@
+"""The servers' clocks as one partition comes to know them, while the stream runs.
+
+Owns what is remembered of probes and of the traffic, when the traffic is fitted anew, and the
+warnings: a clock that is off (with hysteresis, so that none flaps), one that was set, and probe and
+traffic that contradict each other. Everything moves by records alone, so that a replay measures
+what the live run measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from callstate.clocks import PROBE, TRAFFIC, Offset
+from callstate.config import ResolutionConfig, to_us
+from callstate.effects import ClocksDisagree, ClockStepped, Effect, SkewObserved
+from callstate.events import CallEvent, Clock
+from callstate.exchanges import Exchange, exchanges
+from callstate.traffic_clocks import FittedClocks, RowsOf, fit
+
+_EXCHANGES_MAX: Final = 400
+_FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
+_CHECK_EVERY_US: Final = 900 * 1_000_000  # where the traffic only checks the probes
+_DRIFT_LIMIT: Final = 500e-6  # no quartz is worse; faster than that is a step
+_STEP_LEAST_US: Final = 20_000
+_SAME_STEP_US: Final = 60 * 1_000_000
+
+
+class _Probe(NamedTuple):
+    progress_us: int
+    error_us: int
+    offset_us: int
+
+
+class LiveClocks:
+    """Offsets of the servers in one partition. Implements `clocks.TrafficClocks`."""
+
+    def __init__(self, config: ResolutionConfig) -> None:
+        self._reference = config.reference
+        self._threshold_us = to_us(config.skew_warning_seconds)
+        self._exchanges: dict[Exchange, None] = {}
+        self._fresh = 0
+        self._unprobed = False
+        self._fitted: FittedClocks | None = None
+        self._shift_us = 0
+        self._fitted_at_us: int | None = None
+        self._probes: dict[str, _Probe] = {}
+        self._off: set[str] = set()
+        self._steps: list[tuple[str, int, int]] = []
+
+    # -- what is measured ----------------------------------------------------------------------
+
+    def note(self, event: CallEvent, others: Iterable[CallEvent]) -> None:
+        """An answer came: what its call says about the clocks of the servers that it crossed."""
+        if event.clock is None:
+            self._unprobed = True
+        found = exchanges(list(others))
+        for exchange in found:
+            if exchange not in self._exchanges:
+                self._exchanges[exchange] = None
+                self._fresh += 1
+        while len(self._exchanges) > _EXCHANGES_MAX:
+            del self._exchanges[next(iter(self._exchanges))]
+
+    def probed(self, server: str, progress_us: int, clock: Clock) -> list[Effect]:
+        """A heartbeat brought a probe of its server's clock."""
+        effects: list[Effect] = []
+        held = self._probes.get(server)
+        if held is not None:
+            jump_us = clock.offset_us - held.offset_us
+            since_us = abs(progress_us - jump_us - held.progress_us)
+            bound_us = clock.error_us + held.error_us + _STEP_LEAST_US + since_us * _DRIFT_LIMIT
+            if abs(jump_us) > bound_us:
+                at_us = progress_us - clock.offset_us
+                effects += self._stepped(server, at_us, jump_us, PROBE)
+        self._probes[server] = _Probe(progress_us, clock.error_us, clock.offset_us)
+        effects += self._watch(server, Offset(clock.offset_us, clock.error_us), PROBE)
+        return effects
+
+    def advance(self, now_us: int) -> list[Effect]:
+        """The watermark moved: fits the traffic anew when that is due."""
+        every_us = _FIT_EVERY_US if self._unprobed else _CHECK_EVERY_US
+        due = self._fitted_at_us is None or now_us - self._fitted_at_us >= every_us
+        if not self._fresh or not due:
+            return []
+        self._fitted_at_us = now_us
+        return self.refit()
+
+    def refit(self) -> list[Effect]:
+        """Fits the traffic now."""
+        self._fresh = 0
+        found = list(self._exchanges)
+        base, self._shift_us = self._base({server for x in found for server in (x.a, x.b)})
+        self._fitted = fit(found, base)
+        return self._told_of_fit(found)
+
+    def _told_of_fit(self, found: Sequence[Exchange]) -> list[Effect]:
+        assert self._fitted is not None
+        effects: list[Effect] = []
+        for step in self._fitted.steps:
+            after = self.offset_at(step.server, step.before.time_us, step.before.row_id)
+            at_us = step.before.time_us - (after.offset_us if after else 0)
+            effects += self._stepped(step.server, at_us, step.jump_us, TRAFFIC)
+        for server in sorted({x.b for x in found} | {x.a for x in found}):
+            effects += self._compare(server, found)
+        return effects
+
+    def fit_all(self, found: Sequence[Exchange], reference: str, rows_of: RowsOf) -> list[Effect]:
+        """Fits all exchanges of a whole input at once, told in the clock of `reference`."""
+        if not found:
+            return []
+        self._shift_us = 0
+        self._fitted = fit(found, reference, rows_of)
+        return self._told_of_fit(found)
+
+    def _base(self, servers: set[str]) -> tuple[str, int]:
+        """Whose clock the fit is told in, and that clock's own offset."""
+        if self._reference in servers and self._reference is not None:
+            return self._reference, 0
+        probed = [(probe.error_us, name) for name, probe in self._probes.items() if name in servers]
+        if probed:
+            base = min(probed)[1]
+            return base, self._probes[base].offset_us
+        return min(servers), 0
+
+    def _compare(self, server: str, found: Sequence[Exchange]) -> list[Effect]:
+        """Warns by the traffic where no probe does, and where both contradict each other."""
+        last_us = max(
+            (x.a_us if x.a == server else x.b_us for x in found if server in (x.a, x.b)), default=0
+        )
+        traffic = self.offset_at(server, last_us, 0)
+        if traffic is None:
+            return []
+        probe = self._probes.get(server)
+        if probe is None:
+            return self._watch(server, traffic, TRAFFIC)
+        apart_us = abs(traffic.offset_us - probe.offset_us)
+        if apart_us <= traffic.error_us + probe.error_us + _STEP_LEAST_US:
+            return []
+        return [
+            ClocksDisagree(
+                server, probe.offset_us, probe.error_us, traffic.offset_us, traffic.error_us
+            )
+        ]
+
+    # -- what is told --------------------------------------------------------------------------
+
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+        """The traffic's word on each event; empty where it cannot tell."""
+        if self._fitted is None:
+            return []
+        told = self._fitted.offsets(server, events)
+        if not self._shift_us:
+            return told
+        return [Offset(offset_us + self._shift_us, error_us) for offset_us, error_us in told]
+
+    def offset_at(self, server: str, time_us: int, row_id: int) -> Offset | None:
+        """The traffic's word when a server's own clock read `time_us`."""
+        told = None if self._fitted is None else self._fitted.offset(server, time_us, row_id)
+        return None if told is None else told._replace(offset_us=told.offset_us + self._shift_us)
+
+    def frontier(self, server: str, progress_us: int, clock: Clock | None) -> tuple[int, bool]:
+        """A server's progress on the reference's scale, and whether its clock is measured."""
+        if clock is not None:
+            return progress_us - clock.offset_us, True
+        traffic = self.offset_at(server, progress_us, 0)
+        if traffic is not None:
+            return progress_us - traffic.offset_us, True
+        return progress_us, False
+
+    def _watch(self, server: str, offset: Offset, source: str) -> list[Effect]:
+        """Warns once when a clock is surely off, and once when it surely is not any more."""
+        off = server in self._off
+        if not off and abs(offset.offset_us) - offset.error_us > self._threshold_us:
+            self._off.add(server)
+        elif off and abs(offset.offset_us) + offset.error_us < self._threshold_us:
+            self._off.discard(server)
+        else:
+            return []
+        return [SkewObserved(server, offset.offset_us, offset.error_us, source, off=not off)]
+
+    def _stepped(self, server: str, at_us: int, jump_us: int, source: str) -> list[Effect]:
+        """Tells of a step once, however often it is found again."""
+        for known, known_at_us, known_jump_us in self._steps:
+            alike = abs(known_jump_us - jump_us) <= abs(jump_us) // 2
+            if known == server and alike and abs(known_at_us - at_us) < _SAME_STEP_US:
+                return []
+        self._steps = [*self._steps[-99:], (server, at_us, jump_us)]
+        return [ClockStepped(server, at_us, jump_us, source)]
+
+    # -- over restarts -------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "exchanges": [list(exchange) for exchange in self._exchanges],
+            "fresh": self._fresh,
+            "unprobed": self._unprobed,
+            "fitted": None if self._fitted is None else self._fitted.to_json(),
+            "fitted_at_us": self._fitted_at_us,
+            "shift_us": self._shift_us,
+            "probes": {server: list(probe) for server, probe in self._probes.items()},
+            "off": sorted(self._off),
+            "steps": [list(step) for step in self._steps],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Takes up where `snapshot` was made."""
+        self._exchanges = {Exchange._make(exchange): None for exchange in snapshot["exchanges"]}
+        self._fresh = snapshot["fresh"]
+        self._unprobed = snapshot["unprobed"]
+        fitted = snapshot["fitted"]
+        self._fitted = None if fitted is None else FittedClocks.from_json(fitted)
+        self._fitted_at_us = snapshot["fitted_at_us"]
+        self._shift_us = snapshot["shift_us"]
+        self._probes = {name: _Probe._make(probe) for name, probe in snapshot["probes"].items()}
+        self._off = set(snapshot["off"])
+        self._steps = [(server, at_us, jump_us) for server, at_us, jump_us in snapshot["steps"]]
