@@ -246,7 +246,8 @@ def _wait(children: Children, missing: Callable[[], str], seconds: float) -> Non
         children.check()
         if time.monotonic() > deadline:
             raise OpsError(
-                f"waited {seconds:.0f} s for {what}", "the logs of the processes say why not"
+                f"waited {seconds:.0f} s for {what}",
+                f"the logs in {children.folder} say why it did not come",
             )
         time.sleep(LOOK_SECONDS / 2)
 

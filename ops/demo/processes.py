@@ -28,7 +28,7 @@ class Children:
 
     def __init__(self, config: Path, folder: Path) -> None:
         self._config = config
-        self._folder = folder
+        self.folder = folder
         self._running: dict[str, KeptProcess] = {}
 
     def start(self, name: str, *arguments: str) -> None:
@@ -44,7 +44,7 @@ class Children:
 
     def log(self, name: str) -> Path:
         """Where a process writes to."""
-        return self._folder / f"{name}.log"
+        return self.folder / f"{name}.log"
 
     def kill(self, name: str) -> int:
         """SIGKILL: no farewell. Its process id."""
