@@ -55,6 +55,7 @@ class CallState:
         known: Calls that this one names and that are known to exist.
         askers: Calls that name this one and wait for an answer.
         gaps: Number of gap records whose time range touches this call.
+        reclocked: How often the traffic's word on its servers' clocks was taken back.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class CallState:
         "gaps",
         "known",
         "late",
+        "reclocked",
         "revision",
         "told",
     )
@@ -84,6 +86,7 @@ class CallState:
         self.known: frozenset[str] = frozenset()
         self.askers: frozenset[str] = frozenset()
         self.gaps = 0
+        self.reclocked = 0
         self._kept: dict[str, list[tuple[Any, ...]]] | None = None
 
     def apply(self, event: CallEvent, events_max: int) -> tuple[Applied, CallEvent | None]:
@@ -135,7 +138,7 @@ class CallState:
 
     def next_revision(self) -> int:
         """Counts what is known, so that it is the same on every run and only ever grows."""
-        return len(self.events) + len(self.known) + self.gaps
+        return len(self.events) + len(self.known) + self.gaps + self.reclocked
 
     def to_wire(self) -> list[Any]:
         """A JSON-able form; `from_wire` reads it back, also that of older versions."""
@@ -151,6 +154,7 @@ class CallState:
             sorted(self.known),
             sorted(self.askers),
             self.gaps,
+            self.reclocked,
             [
                 [key in late, event.clock and list(event.clock), *event[:-1]]
                 for key, event in self.events.items()
@@ -179,6 +183,7 @@ class CallState:
             known,
             askers,
             state.gaps,
+            state.reclocked,
             events,
         ) = wire[1:]
         state.told = None if told is None else Cdr._make(told)
@@ -198,6 +203,17 @@ class CallState:
         """Takes events that are known to be distinct."""
         for event in events:
             self.events[identity(event)] = event
+
+    def unfix_clocks(self, server: str) -> bool:
+        """Takes back what the traffic said of a server's clock; True where it had said anything."""
+        stamped = [
+            key
+            for key, event in self.events.items()
+            if event.server == server and event.clock is not None and event.clock.traffic
+        ]
+        for key in stamped:
+            self.events[key] = self.events[key]._replace(clock=None)
+        return bool(stamped)
 
     def fix_clocks(self, clocks: dict[Identity, Clock]) -> None:
         """Stamps what was applied to unstamped events, so that later revisions apply the same."""

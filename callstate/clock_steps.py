@@ -8,7 +8,10 @@ timescale by definition.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from operator import itemgetter
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -50,8 +53,21 @@ class Step(NamedTuple):
     pairs: int  # how many pairs of servers say so
 
 
-def find_steps(by_pair: dict[tuple[str, str], list[Exchange]], reference: str) -> list[Step]:
-    """Steps of all servers but the reference, by server and place. Exchanges in any order."""
+RowsOf = Callable[[str], Iterable[Position]]
+
+
+def find_steps(
+    by_pair: dict[tuple[str, str], list[Exchange]], reference: str, rows_of: RowsOf
+) -> list[Step]:
+    """Steps of all servers but the reference, by server and place.
+
+    Args:
+        by_pair: Exchanges of each pair of servers, in any order.
+        reference: Whose clock is the timescale and cannot step.
+        rows_of: All rows that are known of a server, in any order: a clock that is set back shows
+            in its server's own rows, and a step is placed between two of them.
+    """
+    rows = _Rows(rows_of)
     breaks: list[Break] = []
     for pair in sorted(by_pair):
         breaks.extend(_breaks(by_pair[pair]))
@@ -61,9 +77,8 @@ def find_steps(by_pair: dict[tuple[str, str], list[Exchange]], reference: str) -
             (
                 candidate
                 for one in breaks
-                for server in (one.a, one.b)
-                if server != reference
-                for candidate in (_support(server, one, breaks, by_pair),)
+                for candidate in (_blamed(one, reference, breaks, by_pair, rows),)
+                if candidate is not None
             ),
             key=lambda item: (item[0], -len(item[2]), abs(item[1].jump_us), item[1].server),
             default=None,
@@ -71,9 +86,49 @@ def find_steps(by_pair: dict[tuple[str, str], list[Exchange]], reference: str) -
         if found is None:
             break
         _, step, explained = found
-        steps.append(step)
+        steps.append(rows.place(step))
         breaks = [one for one in breaks if one not in explained]
     return sorted(steps)
+
+
+class _Rows:
+    """The servers' own rows in their order, read when first asked for."""
+
+    def __init__(self, rows_of: RowsOf) -> None:
+        self._rows_of = rows_of
+        self._sorted: dict[str, list[Position]] = {}
+
+    def _between(self, server: str, after: Position, before: Position) -> list[Position]:
+        rows = self._sorted.get(server)
+        if rows is None:
+            rows = self._sorted[server] = sorted(self._rows_of(server))
+        return rows[bisect_left(rows, after) : bisect_right(rows, before)]
+
+    def sets_back(self, server: str, jump_us: int, after: Position, before: Position) -> int:
+        """1 where the rows show a clock set back, -1 where they show that it was not, 0 else."""
+        rows = self._between(server, after, before)
+        if jump_us > 0 or len(rows) < 2 or rows[0].row_id == 0:
+            return 0
+        drops_us = [one.time_us - next_.time_us for one, next_ in pairwise(rows)]
+        if 2 * max(drops_us) > -jump_us:
+            return 1
+        dense = median(map(abs, drops_us)) < -jump_us / 4  # else the set-back may hide in a pause
+        return -1 if dense else 0
+
+    def place(self, step: Step) -> Step:
+        """The step between the two rows that show it best; `before` is the first row after it."""
+        rows = self._between(step.server, step.after, step.before)
+        if len(rows) < 2:
+            middle = Position(
+                (step.after.row_id + step.before.row_id + 1) // 2,
+                (step.after.time_us + step.before.time_us + 1) // 2,
+            )
+            return step._replace(before=middle)
+        sign = 1 if step.jump_us > 0 else -1
+        index = max(
+            range(1, len(rows)), key=lambda i: sign * (rows[i].time_us - rows[i - 1].time_us)
+        )
+        return step._replace(after=rows[index - 1], before=rows[index])
 
 
 def _breaks(pair: list[Exchange]) -> list[Break]:
@@ -115,13 +170,38 @@ def _break(series: Sequence[Exchange], split: int, jump: float, cost: float) -> 
     )
 
 
+_Blamed = tuple[int, Step, list[Break]]
+
+
+def _blamed(
+    one: Break,
+    reference: str,
+    breaks: list[Break],
+    by_pair: dict[tuple[str, str], list[Exchange]],
+    rows: _Rows,
+) -> _Blamed | None:
+    """Whose clock a break was; None where nothing tells which of the two it was."""
+    candidates = [
+        _support(server, one, breaks, by_pair, rows)
+        for server in (one.a, one.b)
+        if server != reference
+    ]
+    if len(candidates) > 1 and candidates[0][0] == candidates[1][0]:
+        return None
+    return max(candidates, key=itemgetter(0))
+
+
 def _support(
     server: str,
     suspect: Break,
     breaks: list[Break],
     by_pair: dict[tuple[str, str], list[Exchange]],
-) -> tuple[int, Step, list[Break]]:
-    """How well `server`'s clock explains a break: pairs that agree, less pairs that do not."""
+    rows: _Rows,
+) -> _Blamed:
+    """How well `server`'s clock explains a break: pairs that agree, less pairs that do not.
+
+    What the server's own rows show of a clock set back counts as two pairs.
+    """
     jump_us, after, before = _seen_by(server, suspect)
     explained: list[Break] = []
     for other in breaks:
@@ -137,8 +217,9 @@ def _support(
         server in pair and pair not in agree and _covers(server, exchanges, after, before)
         for pair, exchanges in by_pair.items()
     )
-    step = Step(server, jump_us, min(after, before), max(after, before), len(agree))
-    return len(agree) - against, step, explained
+    after, before = min(after, before), max(after, before)
+    own = 2 * rows.sets_back(server, jump_us, after, before)
+    return len(agree) - against + own, Step(server, jump_us, after, before, len(agree)), explained
 
 
 def _seen_by(server: str, one: Break) -> tuple[int, Position, Position]:

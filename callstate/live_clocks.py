@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from callstate.clock_steps import RowsOf
 from callstate.clocks import PROBE, TRAFFIC, Offset
 from callstate.config import ResolutionConfig, to_us
 from callstate.effects import ClocksDisagree, ClockStepped, Effect, SkewObserved
 from callstate.events import CallEvent, Clock
 from callstate.exchanges import Exchange, exchanges
-from callstate.traffic_clocks import FittedClocks, RowsOf, fit
+from callstate.traffic_clocks import FittedClocks, fit
 
 _EXCHANGES_MAX: Final = 400
 _FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
@@ -77,21 +78,17 @@ class LiveClocks:
         effects += self._watch(server, Offset(clock.offset_us, clock.error_us), PROBE)
         return effects
 
-    def advance(self, now_us: int) -> list[Effect]:
+    def advance(self, now_us: int, rows_of: RowsOf) -> list[Effect]:
         """The watermark moved: fits the traffic anew when that is due."""
         every_us = _FIT_EVERY_US if self._unprobed else _CHECK_EVERY_US
         due = self._fitted_at_us is None or now_us - self._fitted_at_us >= every_us
         if not self._fresh or not due:
             return []
         self._fitted_at_us = now_us
-        return self.refit()
-
-    def refit(self) -> list[Effect]:
-        """Fits the traffic now."""
         self._fresh = 0
         found = list(self._exchanges)
         base, self._shift_us = self._base({server for x in found for server in (x.a, x.b)})
-        self._fitted = fit(found, base)
+        self._fitted = fit(found, base, rows_of)
         return self._told_of_fit(found)
 
     def _told_of_fit(self, found: Sequence[Exchange]) -> list[Effect]:

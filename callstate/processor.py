@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from callstate import events as kinds
@@ -21,6 +22,7 @@ from callstate.counters import Counters
 from callstate.effects import (
     AnswerReference,
     AskReference,
+    ClockStepped,
     DeadLetter,
     Effect,
     EmitCdr,
@@ -163,7 +165,7 @@ class PartitionProcessor:
         return self._clocks.fit_all(found, reference, self._rows_of)
 
     def _rows_of(self, server: str) -> Iterator[Position]:
-        for _, state in self._calls.items():
+        for _, state in self._all_calls():
             for event in state.events.values():
                 if event.server == server:
                     yield Position(event.id or 0, event.time_us)
@@ -258,7 +260,10 @@ class PartitionProcessor:
         self._effects.extend(self._watermark.heartbeat(server, frontier_us, measured=measured))
         now = self._watermark.time_us
         if now is not None and now != before:
-            self._effects.extend(self._clocks.advance(now))
+            for effect in self._clocks.advance(now, self._rows_of):
+                self._effects.append(effect)
+                if isinstance(effect, ClockStepped):
+                    self._judge_again(effect.server, now)
             self._fire_timers(now)
 
     def _other(self, record: Record) -> None:
@@ -272,6 +277,15 @@ class PartitionProcessor:
             self._answered(record)
         elif isinstance(record, Gap):
             self._gap(record)
+
+    def _judge_again(self, server: str, now: int) -> None:
+        """A step was found only now: calls told meanwhile took the clock for what it was before."""
+        for call_id, state in self._all_calls():
+            if state.closed and state.unfix_clocks(server):
+                state.reclocked += 1
+                state.dirty = True
+                self._touched[call_id] = state
+                self._set_timer(call_id, state, now + self._grace_us)
 
     # -- references between calls ------------------------------------------------------------
 
@@ -311,8 +325,7 @@ class PartitionProcessor:
             return
         self._gaps.append(span)
         now = self._watermark.time_us
-        self._put_touched()
-        for call_id, state in list(self._calls.items()):
+        for call_id, state in self._all_calls():
             if state.closed and self._gaps_of(state) != state.gaps:
                 state.dirty = True
                 self._touched[call_id] = state
@@ -334,9 +347,11 @@ class PartitionProcessor:
             self._touched[call_id] = state
         return state
 
-    def _put_touched(self) -> None:
-        for call_id, state in self._touched.items():
-            self._calls.put(call_id, state)
+    def _all_calls(self) -> list[tuple[str, CallState]]:
+        """Every call as it stands now, in the order of Call-IDs."""
+        calls = dict(self._calls.items())
+        calls.update(self._touched)
+        return sorted(calls.items(), key=itemgetter(0))
 
     def _set_timer(self, call_id: str, state: CallState, due_us: int) -> None:
         state.deadline_us = due_us

@@ -11,13 +11,13 @@ A server that no chain of exchanges joins to the reference has no offset: "canno
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from statistics import median
 from typing import Any, Final, NamedTuple
 
-from callstate.clock_steps import Position, Step, find_steps
+from callstate.clock_steps import Position, RowsOf, Step, find_steps
 from callstate.clocks import Offset
 from callstate.events import CallEvent
 from callstate.exchanges import Exchange
@@ -32,7 +32,6 @@ _DRIFT_COST: Final = 1e-4  # a drift of 100 ppm costs as much as one exchange of
 _NONE: Final = Offset(0, 0)
 
 Node = tuple[str, int]  # a server between two of its steps
-RowsOf = Callable[[str], Iterable[Position]]
 
 
 class _Line(NamedTuple):
@@ -139,21 +138,20 @@ def _nearest(lines: Sequence[_Line], true_us: float) -> _Line:
 
 
 def fit(
-    exchanges: Sequence[Exchange], reference: str, rows_of: RowsOf | None = None
+    exchanges: Sequence[Exchange], reference: str, rows_of: RowsOf = lambda _: ()
 ) -> FittedClocks:
     """Fits all clocks to the exchanges, given in any order.
 
     Args:
         exchanges: Measurements between pairs of servers.
         reference: The server whose clock is the timescale.
-        rows_of: All rows of a server, to place a step between two of them; without it a step is
-            placed half way between the exchanges around it.
+        rows_of: All rows that are known of a server, to place a step between two of them; without
+            any it is placed half way between the exchanges around it.
     """
     by_pair: dict[tuple[str, str], list[Exchange]] = {}
     for exchange in exchanges:
         by_pair.setdefault((exchange.a, exchange.b), []).append(exchange)
-    clocks = FittedClocks(reference, find_steps(by_pair, reference))
-    clocks.steps = [_placed(step, rows_of) for step in clocks.steps]
+    clocks = FittedClocks(reference, find_steps(by_pair, reference, rows_of))
     for step in clocks.steps:
         clocks._boundaries.setdefault(step.server, []).append(step.before)
     for boundaries in clocks._boundaries.values():
@@ -178,23 +176,6 @@ def fit(
         for node, line in solved.items():
             clocks._lines.setdefault(node, []).append(line)
     return clocks
-
-
-def _placed(step: Step, rows_of: RowsOf | None) -> Step:
-    """The step between the two rows that show it best; its `before` is the first row after it."""
-    if rows_of is not None:
-        rows = sorted(row for row in rows_of(step.server) if step.after <= row <= step.before)
-        if len(rows) > 1:
-            sign = 1 if step.jump_us > 0 else -1
-            index = max(
-                range(1, len(rows)), key=lambda i: sign * (rows[i].time_us - rows[i - 1].time_us)
-            )
-            return step._replace(after=rows[index - 1], before=rows[index])
-    middle = Position(
-        (step.after.row_id + step.before.row_id + 1) // 2,
-        (step.after.time_us + step.before.time_us + 1) // 2,
-    )
-    return step._replace(before=middle)
 
 
 def _coarse_offsets(
