@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from callstate.cdr import Cdr, Provenance
+from callstate.exchanges import Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,13 @@ class AnswerReference:
     referenced: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShareExchange:
+    """Tell every partition what a call showed of two servers' clocks."""
+
+    exchange: Exchange
+
+
 Effect = (
     EmitCdr
     | HideCall
@@ -114,4 +122,5 @@ Effect = (
     | SourceChanged
     | AskReference
     | AnswerReference
+    | ShareExchange
 )

@@ -10,6 +10,7 @@ edges parse and print it) and Kafka (the edges know keys and partitions).
 | gap | server | v, server, from_lsn, to_lsn, from_us, to_us, reason |
 | reference_asked | referenced call-id | v, call_id, asker |
 | reference_known | asking call-id | v, call_id, referenced |
+| exchange | none, one to every partition | v, exchange |
 
 `clock` is `{"offset_ms": x, "error_ms": y}`, with `"late": true` where the row was read long after
 it was written, or null where no probe has succeeded. `progress_us` is the server's own clock, in
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from callstate.events import BadRow, CallEvent, Clock, read_row
+from callstate.exchanges import Exchange
 
 VERSION: Final = 1
 KIND_HEADER: Final = "kind"
@@ -32,6 +34,7 @@ HEARTBEAT: Final = "heartbeat"
 GAP: Final = "gap"
 REFERENCE_ASKED: Final = "reference_asked"
 REFERENCE_KNOWN: Final = "reference_known"
+EXCHANGE: Final = "exchange"
 
 
 class Heartbeat(NamedTuple):
@@ -75,7 +78,7 @@ class Malformed(NamedTuple):
     raw: object
 
 
-Record = CallEvent | Heartbeat | Gap | ReferenceAsked | ReferenceKnown | Malformed
+Record = CallEvent | Heartbeat | Gap | ReferenceAsked | ReferenceKnown | Exchange | Malformed
 
 
 def clock_message(clock: Clock | None) -> dict[str, Any] | None:
@@ -126,6 +129,11 @@ def gap_message(gap: Gap) -> dict[str, Any]:
 def reference_message(record: ReferenceAsked | ReferenceKnown) -> dict[str, Any]:
     """The message of a question or an answer between two calls."""
     return {"v": VERSION, **record._asdict()}
+
+
+def exchange_message(exchange: Exchange) -> dict[str, Any]:
+    """The message that tells another partition of an exchange between two servers."""
+    return {"v": VERSION, "exchange": list(exchange)}
 
 
 def read_message(kind: str, message: object) -> Record:
@@ -189,11 +197,17 @@ def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
     )
 
 
+def _read_exchange(_: str, message: Mapping[str, Any]) -> Exchange:
+    a, b, *numbers = message["exchange"]
+    return Exchange(str(a), str(b), *(int(number) for number in numbers))
+
+
 _READERS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Record]]] = {
     EVENT: _read_event,
     HEARTBEAT: _read_heartbeat,
     GAP: _read_gap,
     REFERENCE_ASKED: _read_asked,
     REFERENCE_KNOWN: _read_known,
+    EXCHANGE: _read_exchange,
 }
 _TOLD_BY_SERVERS: Final = frozenset((EVENT, HEARTBEAT, GAP))

@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from callstate.clock_steps import RowsOf
 from callstate.clocks import PROBE, TRAFFIC, Offset
 from callstate.config import ResolutionConfig, to_us
-from callstate.effects import ClocksDisagree, ClockStepped, Effect, SkewObserved
+from callstate.effects import ClocksDisagree, ClockStepped, Effect, ShareExchange, SkewObserved
 from callstate.events import CallEvent, Clock
+from callstate.evidence import Evidence
 from callstate.exchanges import Exchange, exchanges
 from callstate.traffic_clocks import FittedClocks, fit
 
-_EXCHANGES_MAX: Final = 400
 _FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
 _CHECK_EVERY_US: Final = 900 * 1_000_000  # where the traffic only checks the probes
 _DRIFT_LIMIT: Final = 500e-6  # no quartz is worse; faster than that is a step
@@ -38,8 +38,9 @@ class LiveClocks:
 
     def __init__(self, config: ResolutionConfig) -> None:
         self._reference = config.reference
+        self._servers = config.servers
         self._threshold_us = to_us(config.skew_warning_seconds)
-        self._exchanges: dict[Exchange, None] = {}
+        self._evidence = Evidence()
         self._fresh = 0
         self._unprobed = False
         self._fitted: FittedClocks | None = None
@@ -51,17 +52,24 @@ class LiveClocks:
 
     # -- what is measured ----------------------------------------------------------------------
 
-    def note(self, event: CallEvent, others: Iterable[CallEvent]) -> None:
-        """An answer came: what its call says about the clocks of the servers that it crossed."""
+    def note(self, event: CallEvent, others: Iterable[CallEvent]) -> list[Effect]:
+        """An answer came: what its call says about the clocks of the servers that it crossed.
+
+        Where no probe does, the other partitions hear of it, for one alone may see too few calls.
+        """
         if event.clock is None:
             self._unprobed = True
-        found = exchanges(list(others))
-        for exchange in found:
-            if exchange not in self._exchanges:
-                self._exchanges[exchange] = None
-                self._fresh += 1
-        while len(self._exchanges) > _EXCHANGES_MAX:
-            del self._exchanges[next(iter(self._exchanges))]
+        effects: list[Effect] = []
+        for exchange in exchanges(list(others)):
+            if self.heard(exchange) and self._unprobed and self._evidence.may_share(exchange):
+                effects.append(ShareExchange(exchange))
+        return effects
+
+    def heard(self, exchange: Exchange) -> bool:
+        """An exchange, of this partition or another; False where it is known already."""
+        fresh = self._evidence.add(exchange)
+        self._fresh += fresh
+        return fresh
 
     def probed(self, server: str, progress_us: int, clock: Clock) -> list[Effect]:
         """A heartbeat brought a probe of its server's clock."""
@@ -86,8 +94,11 @@ class LiveClocks:
             return []
         self._fitted_at_us = now_us
         self._fresh = 0
-        found = list(self._exchanges)
-        base, self._shift_us = self._base({server for x in found for server in (x.a, x.b)})
+        found = sorted(set(self._evidence))
+        base = self._base({server for x in found for server in (x.a, x.b)})
+        if base is None:
+            return []
+        self._shift_us = self._probes[base].offset_us if base in self._probes else 0
         self._fitted = fit(found, base, rows_of)
         return self._told_of_fit(found)
 
@@ -110,15 +121,18 @@ class LiveClocks:
         self._fitted = fit(found, reference, rows_of)
         return self._told_of_fit(found)
 
-    def _base(self, servers: set[str]) -> tuple[str, int]:
-        """Whose clock the fit is told in, and that clock's own offset."""
-        if self._reference in servers and self._reference is not None:
-            return self._reference, 0
+    def _base(self, servers: set[str]) -> str | None:
+        """Whose clock the fit is told in: the reference, else a probed server; None: cannot tell.
+
+        Where neither is known the first server by name is the reference.
+        """
+        if self._reference is not None and self._reference in servers:
+            return self._reference
         probed = [(probe.error_us, name) for name, probe in self._probes.items() if name in servers]
         if probed:
-            base = min(probed)[1]
-            return base, self._probes[base].offset_us
-        return min(servers), 0
+            return min(probed)[1]
+        first = self._reference or min(self._servers or servers)
+        return first if first in servers else None
 
     def _compare(self, server: str, found: Sequence[Exchange]) -> list[Effect]:
         """Warns by the traffic where no probe does, and where both contradict each other."""
@@ -190,7 +204,7 @@ class LiveClocks:
     def snapshot(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "exchanges": [list(exchange) for exchange in self._exchanges],
+            "evidence": self._evidence.snapshot(),
             "fresh": self._fresh,
             "unprobed": self._unprobed,
             "fitted": None if self._fitted is None else self._fitted.to_json(),
@@ -203,7 +217,7 @@ class LiveClocks:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Takes up where `snapshot` was made."""
-        self._exchanges = {Exchange._make(exchange): None for exchange in snapshot["exchanges"]}
+        self._evidence.restore(snapshot["evidence"])
         self._fresh = snapshot["fresh"]
         self._unprobed = snapshot["unprobed"]
         fitted = snapshot["fitted"]

@@ -216,7 +216,7 @@ class PartitionProcessor:
             self.counters.applied += 1
             self._note_references(event, state)
             if self._live and event.type in _ANSWERS:
-                self._clocks.note(event, state.events.values())
+                self._effects.extend(self._clocks.note(event, state.events.values()))
         elif applied is Applied.TIGHTER_CLOCK:
             self.counters.duplicates += 1
         elif applied is Applied.DROPPED:
@@ -277,6 +277,8 @@ class PartitionProcessor:
             self._answered(record)
         elif isinstance(record, Gap):
             self._gap(record)
+        elif isinstance(record, Exchange):
+            self._clocks.heard(record)
 
     def _judge_again(self, server: str, now: int) -> None:
         """A step was found only now: calls told meanwhile took the clock for what it was before."""
