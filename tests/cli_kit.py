@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ops.stack import Stack
+from ops.stack import PostgresServer, Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 15.0
@@ -31,16 +31,15 @@ def _is_a_setting(name: str) -> bool:
     return name == "CALLRESOLVER_CONFIG" or (name.startswith("CDRSTREAM_") and "CACHE" not in name)
 
 
-def write_config(path: Path, stack: Stack, **more: str) -> Path:
+def write_config(path: Path, stack: Stack, servers: Sequence[PostgresServer]) -> Path:
     """A file with least-privilege roles, a topic prefix of its own and 2 partitions."""
     lines = [
         "[kafka]",
         f"bootstrap_servers = {json.dumps(stack.broker.bootstrap_servers)}",
         "partitions = 2",
         f'topic_prefix = "{path.stem}."',
-        *(f"{name} = {value}" for name, value in more.items()),
     ]
-    for server in stack.servers:
+    for server in servers:
         dsn = server.dsn_for(user="cdr_reader")
         lines += ["[[servers]]", f'name = "{server.name}"', f"dsn = {json.dumps(dsn)}"]
     lines += ["[sink]", f"dsn = {json.dumps(stack.sink.dsn_for(user='cdr_writer'))}"]
@@ -49,9 +48,9 @@ def write_config(path: Path, stack: Stack, **more: str) -> Path:
     return path
 
 
-def admins(stack: Stack) -> list[str]:
-    """`--admin-dsn` for every server."""
-    return [f"--admin-dsn={server.name}={server.dsn}" for server in stack.servers]
+def admins(servers: Sequence[PostgresServer]) -> list[str]:
+    """`--admin-dsn` for each server."""
+    return [f"--admin-dsn={server.name}={server.dsn}" for server in servers]
 
 
 def cdrstream(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:

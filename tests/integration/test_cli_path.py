@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack import BrokerSpec, ServerSpec, Stack
+from ops.stack import ServerSpec, Stack
 from tests.cli_kit import admins, cdrstream, service, until, write_config
 
 pytestmark = pytest.mark.timeout(180)
@@ -22,7 +22,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def config(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_config(tmp_path_factory.mktemp("path") / "path.toml", stack)
+    return write_config(tmp_path_factory.mktemp("path") / "path.toml", stack, stack.servers[:2])
 
 
 INSERT = (
@@ -38,12 +38,12 @@ def test_provision_reader_worker_explain_doctor(stack: Stack, config: Path, tmp_
     assert before.returncode == 1
     assert before.stdout.splitlines()[-1].startswith("NOT in order")
 
-    first = cdrstream("provision", *admins(stack), config=config)
+    first = cdrstream("provision", *admins(stack.servers[:2]), config=config)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "created        topic path.call-state-events (2 partitions)" in first.stdout
     assert "created        sink: role cdr_writer" in first.stdout
     assert "server b: slot cdrstream_b created" in first.stdout
-    again = cdrstream("provision", *admins(stack), config=config)
+    again = cdrstream("provision", *admins(stack.servers[:2]), config=config)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {line.split()[0] for line in again.stdout.splitlines()} == {"already"}
 
@@ -84,8 +84,10 @@ def test_provision_reader_worker_explain_doctor(stack: Stack, config: Path, tmp_
 def test_a_partition_count_that_differs_is_an_error_that_names_both(
     stack: Stack, config: Path, tmp_path: Path
 ) -> None:
-    assert cdrstream("provision", *admins(stack), config=config).returncode == 0
-    other = cdrstream("provision", *admins(stack), "--set", "kafka.partitions=3", config=config)
+    assert cdrstream("provision", *admins(stack.servers[:2]), config=config).returncode == 0
+    other = cdrstream(
+        "provision", *admins(stack.servers[:2]), "--set", "kafka.partitions=3", config=config
+    )
     assert other.returncode == 1
     assert "path.call-state-events has 2 partitions, kafka.partitions asks for 3" in other.stdout
     doctor = cdrstream("doctor", "--set", "kafka.partitions=3", "--json", config=config)
@@ -115,7 +117,7 @@ def test_print_sql_prints_what_an_administrator_types_and_does_nothing(
 def test_what_is_away_or_missing_is_one_clear_line(
     stack: Stack, config: Path, change: str, said: str, advice: str
 ) -> None:
-    assert cdrstream("provision", *admins(stack), config=config).returncode == 0
+    assert cdrstream("provision", *admins(stack.servers[:2]), config=config).returncode == 0
     setting = change.format(b=stack["b"].dsn_for(user="cdr_reader"))
     done = cdrstream("doctor", "--server", "b", "--set", setting, config=config)
     assert done.returncode == 1
@@ -126,15 +128,18 @@ def test_what_is_away_or_missing_is_one_clear_line(
     assert any(advice in text for text in lines[line + 1 : line + 3])
 
 
-def test_a_server_that_is_not_logical_is_told_by_every_command(tmp_path: Path) -> None:
-    spec = ServerSpec("a", settings={"wal_level": "replica", "max_wal_senders": "5"})
-    with Stack([spec], broker=BrokerSpec()) as stack:
-        config = write_config(tmp_path / "replica.toml", stack)
-        done = cdrstream("provision", *admins(stack), config=config)
-        assert done.returncode == 1
-        assert "wal_level is replica, logical is needed" in done.stdout
-        reading = cdrstream("reader", "--set", f"servers.a.dsn={stack['a'].dsn}", config=config)
-        assert reading.returncode == 1
-        assert "wal_level" in reading.stderr.splitlines()[-2]
-        checked = cdrstream("doctor", "--set", f"servers.a.dsn={stack['a'].dsn}", config=config)
-        assert "FAIL  settings: wal_level = replica" in checked.stdout
+def test_a_server_that_is_not_logical_is_told_by_every_command(
+    stack: Stack, tmp_path: Path
+) -> None:
+    server = stack.add_server(ServerSpec("r", settings={"wal_level": "replica"}))
+    config = write_config(tmp_path / "replica.toml", stack, [server])
+    as_admin = ("--set", f"servers.r.dsn={server.dsn}")
+    done = cdrstream("provision", *admins([server]), *as_admin, config=config)
+    assert done.returncode == 1
+    assert "wal_level is replica, logical is needed" in done.stdout
+    reading = cdrstream("reader", *as_admin, config=config)
+    assert reading.returncode == 1
+    assert "wal_level" in reading.stderr.splitlines()[-2]
+    checked = cdrstream("doctor", *as_admin, config=config)
+    assert "FAIL  settings: wal_level = replica" in checked.stdout
+    stack.remove_server("r")
