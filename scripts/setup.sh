@@ -86,9 +86,9 @@ if ! "$uv" --version 2>/dev/null | grep -qF "$uv_version"; then
     fi
     if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         "$python" -m venv .tools/uv
-        .tools/uv/bin/python -m pip install -q --disable-pip-version-check "uv==$uv_version"
+        .tools/uv/bin/python -m pip install -q --no-cache-dir --disable-pip-version-check "uv==$uv_version"
     else
-        "$python" -m pip install -q --disable-pip-version-check --target .tools/uv "uv==$uv_version"
+        "$python" -m pip install -q --no-cache-dir --disable-pip-version-check --target .tools/uv "uv==$uv_version"
     fi
 fi
 

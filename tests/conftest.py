@@ -1,4 +1,4 @@
-"""The traffic folders of `tests/data`, unpacked once a run."""
+"""What all tests share: traffic folders of `tests/data`, and the option to go without servers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parent / "data"
+NEED_SERVICES = ("integration", "e2e")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-services",
+        action="store_true",
+        help="leave out the tests that start PostgreSQL and Kafka (never by itself)",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    without = [DATA.parent / name for name in NEED_SERVICES]
+    return True if config.getoption("--no-services") and collection_path in without else None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not config.getoption("--no-services"):
+        return None
+    return f"LEFT OUT by --no-services: {', '.join(NEED_SERVICES)}"
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from ops.stack import ports
 from ops.stack.accounts import Account
@@ -27,6 +27,7 @@ from ops.stack.processes import KeptProcess, Program, wait_until
 _START_SECONDS: Final = 90.0
 _FORMAT_SECONDS: Final = 120.0
 _METADATA_SECONDS: Final = 2.0
+_TOPIC_SECONDS: Final = 30.0
 _PORT_TRIES: Final = 5
 _NODE: Final = 1
 _JVM: Final = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto", "-Djava.awt.headless=true")
@@ -93,9 +94,17 @@ class KafkaBroker:
         return self._process is not None and self._process.alive
 
     def admin(self) -> AdminClient:
-        """A client that creates and describes topics."""
+        """A client that creates and describes topics; hold it while its futures are not done."""
         # its log would only repeat, on standard error, that a broker being started does not answer
         return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+
+    def create_topic(self, name: str, partitions: int, **config: str) -> None:
+        """Makes a topic; `cleanup_policy="compact"` stands for `cleanup.policy`."""
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        admin = self.admin()
+        admin.create_topics([NewTopic(name, partitions, 1, config=settings)])[name].result(
+            _TOPIC_SECONDS
+        )
 
     def create(self) -> None:
         """Makes and formats its folder; once, before the first start."""

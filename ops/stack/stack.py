@@ -109,9 +109,8 @@ class Stack:
         """
         self._account = service_account()
         # what may be missing is looked for before anything is started
-        makers = [self._prepare(spec) for spec in self._specs]
-        if self._broker_spec is not None:
-            makers.append(self._prepare_broker(self._broker_spec))
+        makers = [self._prepare_broker(self._broker_spec)] if self._broker_spec else []
+        makers += [self._prepare(spec) for spec in self._specs]
         self._folder = StackFolder(self._parent, self._account)
         try:
             _all(makers)
