@@ -12,12 +12,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
-from cdc.errors import CdcError, ServerUnreachable, classify
+from cdc.errors import BadDsn, ServerUnreachable, classify
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-# The server prints times in the session's zone and style: both are forced. `lock_timeout` bounds the
-# wait for open transactions when a slot is made (statement_timeout is ignored there).
+# The server prints times in the session's zone and style: both are forced. `lock_timeout` bounds
+# the wait for open transactions when a slot is made (statement_timeout is ignored there).
 _SQL_OPTIONS = (
     "-c timezone=UTC -c datestyle=ISO,MDY -c intervalstyle=postgres -c bytea_output=hex"
     " -c extra_float_digits=1"
@@ -32,7 +32,7 @@ async def connect_sql(dsn: str, *, connect_seconds: float, read_only: bool = Tru
         CdcError: By its retry rule.
     """
     options = _SQL_OPTIONS + (" -c default_transaction_read_only=on" if read_only else "")
-    return await _connect(dsn, connect_seconds, options)
+    return await _connect(dsn, connect_seconds, options, client_encoding="UTF8")
 
 
 async def connect_walsender(
@@ -61,7 +61,7 @@ async def _connect(dsn: str, connect_seconds: float, options: str, **more: Any) 
     try:
         own = psycopg.conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
-        raise CdcError(f"dsn cannot be read: {' '.join(str(error).split())}") from error
+        raise BadDsn(f"dsn cannot be read: {' '.join(str(error).split())}") from error
     try:
         async with asyncio.timeout(connect_seconds):
             return await psycopg.AsyncConnection.connect(

@@ -1,8 +1,8 @@
 """What can go wrong at the reader's edges, and what to do about it.
 
-Owns the closed set of errors, their retry rule and their advice, and the reading of psycopg's errors
-(SQLSTATE first, words of the message where PostgreSQL gives none). Refuses to retry by itself:
-`reader` does, by the rule.
+Owns the closed set of errors, their retry rule and their advice, and the reading of psycopg's
+errors (the words of the message where the SQLSTATE is absent or means several things, else the
+SQLSTATE). Refuses to retry by itself: `reader` does, by the rule.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class DatabaseMissing(CdcError):
 
     retry = Retry.MANUAL
     advice = "Correct dbname in the server's dsn."
+
+
+class BadDsn(CdcError):
+    """The connection string is none."""
+
+    retry = Retry.MANUAL
+    advice = "Correct the server's dsn: key=value pairs or a postgresql:// URI, as libpq takes it."
 
 
 class NotLogical(CdcError):

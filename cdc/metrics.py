@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class ReaderMetrics:
-    """One server's numbers; None is "not known", never 0. Seconds and bytes; `_total` only grows."""
+    """One server's numbers; None is "not known", never 0. Seconds, bytes; `_total` only grows."""
 
     rows_read_total: int = 0
     rows_published_total: int = 0

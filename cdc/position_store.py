@@ -136,8 +136,14 @@ def _newest_of(
         if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
         raise KafkaException(metadata.error)
-    waiting = set(metadata.partitions)
-    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
+    # The end is what it is now: while another reader writes, "end of partition" may never come.
+    ends = {
+        number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout_seconds)[1]
+        for number in metadata.partitions
+    }
+    waiting = {number for number, end in ends.items() if end}
+    if waiting:
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
     found: StoredPosition | None = None
     heard = time.monotonic()
     while waiting:
@@ -151,8 +157,10 @@ def _newest_of(
             if error is None:
                 if message.key() == key:
                     found = newer(found, decode(message.value() or b""))
+                if (message.offset() or 0) + 1 >= ends[message.partition() or 0]:
+                    waiting.discard(message.partition() or 0)
             elif error.code() == KafkaError._PARTITION_EOF:
-                waiting.discard(message.partition())
+                waiting.discard(message.partition() or 0)
             else:
                 raise KafkaException(error)
     return found

@@ -1,7 +1,8 @@
 """Acknowledgements in any order -> the position that may be confirmed.
 
-Owns the order of what was handed to Kafka. Refuses to know Kafka and PostgreSQL: a batch is a number
-of records and the position that is safe once they, and all before them, are acknowledged. Sans-IO.
+Owns the order of what was handed to Kafka. Refuses to know Kafka and PostgreSQL: a batch is a
+number of records and the position that is safe once they, and all before them, are acknowledged.
+Sans-IO.
 """
 
 from __future__ import annotations

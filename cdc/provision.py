@@ -28,7 +28,9 @@ def provision(admin_dsn: str, settings: ReaderSettings, *, make_slot: bool = Fal
             allowed to this administrator.
     """
     try:
-        with psycopg.connect(admin_dsn, autocommit=True, application_name="cdrstream") as conn:
+        with psycopg.connect(
+            admin_dsn, autocommit=True, application_name="cdrstream", client_encoding="UTF8"
+        ) as conn:
             return _provision(conn, settings, make_slot=make_slot)
     except psycopg.Error as error:
         raise classify(error) from error

@@ -49,6 +49,9 @@ class ServerReader:
         except CdcError as error:
             self.state, self.last_error = State.FAILED, error
             raise
+        except Exception:
+            self.state = State.FAILED
+            raise
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)

@@ -48,7 +48,7 @@ Value = bytes | None | _Absent
 
 
 def iso_time(text: str) -> str:
-    """PostgreSQL's `timestamp` in ISO style as ISO 8601 with `Z`; infinity and BC stay as printed."""
+    """PostgreSQL's `timestamp` as ISO 8601 with `Z`; infinity and BC stay as printed."""
     if text[10:11] != " " or text[-1] == "C":
         return text
     return f"{text[:10]}T{text[11:]}Z"

@@ -257,9 +257,14 @@ async def fetch_all(conn: Connection, query: Any, params: Any = None) -> list[tu
     """All rows of a query, psycopg's errors as ours."""
     try:
         cursor = await conn.execute(query, params)
-        return await cursor.fetchall()
+        rows = await cursor.fetchall()
     except psycopg.Error as error:
         raise classify(error) from error
+    # A SQL_ASCII session gives text as bytes.
+    return [
+        tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in row)
+        for row in rows
+    ]
 
 
 async def fetch_opt(conn: Connection, query: Any, params: Any = None) -> tuple[Any, ...] | None:

@@ -45,6 +45,7 @@ class Backfill:
         prefix: Prints envelopes; its clock should say `late`.
         lsn: Stamped on every row: where the slot begins.
         rows: Of one FETCH.
+        sql_ascii: The database may hold any bytes: they are taken as they are.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Backfill:
         prefix: EnvelopePrefix,
         lsn: int,
         rows: int,
+        *,
+        sql_ascii: bool,
     ) -> None:
         self._conn = conn
         self._server = server
@@ -62,6 +65,7 @@ class Backfill:
         self._prefix = prefix
         self._lsn = lsn
         self._rows = rows
+        self._sql_ascii = sql_ascii
 
     async def begin(self, snapshot: str | None) -> None:
         """Opens the transaction: in the exported snapshot, or in one of now.
@@ -74,6 +78,8 @@ class Backfill:
             await self._run(
                 sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)).as_string()
             )
+        if self._sql_ascii:
+            await self._run("set local client_encoding to 'SQL_ASCII'")
         await fetch_one(self._conn, "select 1")  # the snapshot is taken by the first statement
 
     async def expected_rows(self, tables: Sequence[str]) -> int:

@@ -224,6 +224,7 @@ class Starting:
             prefix,
             position.lsn,
             self._settings.backfill_rows,
+            sql_ascii=self._opened.facts.sql_ascii,
         )
         await backfill.begin(self._snapshot)
         if self._snapshot is not None:

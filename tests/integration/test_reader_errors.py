@@ -1,0 +1,178 @@
+"""What a reader says where it cannot read: one clear error, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from confluent_kafka import Producer
+
+from cdc import errors, position_store
+from cdc.reader import run_reader, run_readers
+from cdc.settings import ReaderSettings
+from ops.stack.postgres import ServerSpec
+from ops.stack.stack import Stack
+from tests.reader_kit import Bed, all_arrived, streaming, until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    replica = ServerSpec("replica", settings={"wal_level": "replica"})
+    locked = ServerSpec("locked", password="secret")
+    with Stack([ServerSpec("a"), replica, locked]) as running:
+        yield running
+
+
+@pytest.fixture
+def bed(stack: Stack) -> Bed:
+    return Bed(stack)
+
+
+async def fails(settings: ReaderSettings) -> errors.CdcError:
+    """The error that ends a reader."""
+    with pytest.raises(errors.CdcError) as caught:
+        await asyncio.wait_for(run_reader(settings, asyncio.Event()), 20)
+    assert caught.value.advice
+    return caught.value
+
+
+async def test_publication_is_missing(bed: Bed) -> None:
+    error = await fails(bed.settings())
+    assert isinstance(error, errors.PublicationMissing)
+    assert str(error) == "publication cdrstream does not exist"
+    assert "provision" in error.advice
+
+
+async def test_publication_lacks_the_table(bed: Bed) -> None:
+    with bed.connect() as conn:
+        conn.execute("create publication cdrstream for table observer_state_events")
+    error = await fails(bed.settings())
+    assert "lacks table call_state_events" in str(error)
+    assert bed.provision()
+    async with bed.reading() as reader:
+        await streaming(reader)
+
+
+async def test_table_dropped_and_made_again_while_running(bed: Bed) -> None:
+    bed.provision()
+    task = asyncio.ensure_future(run_reader(bed.settings(slot_check_seconds=0.1), asyncio.Event()))
+    await until(lambda: bed.confirmed() > 0)
+    with bed.connect() as conn:
+        conn.execute("drop table call_state_events")
+        conn.execute("create table call_state_events (id bigserial primary key)")
+    with pytest.raises(errors.PublicationMissing):
+        await asyncio.wait_for(task, 20)
+
+
+async def test_wal_level_is_too_low(stack: Stack) -> None:
+    error = await fails(Bed(stack, "replica").settings())
+    assert isinstance(error, errors.NotLogical)
+    assert "wal_level is replica, logical is needed" in str(error)
+
+
+async def test_password_is_wrong(stack: Stack) -> None:
+    dsn = stack["locked"].dsn_for(password="wrong")
+    error = await fails(Bed(stack).settings(dsn=dsn))
+    assert isinstance(error, errors.AccessDenied)
+    assert "wrong" not in repr(error)
+
+
+async def test_database_is_wrong(bed: Bed) -> None:
+    error = await fails(bed.settings(dsn=bed.stack["a"].dsn_for("nowhere")))
+    assert isinstance(error, errors.DatabaseMissing)
+
+
+async def test_table_is_missing(bed: Bed) -> None:
+    error = await fails(bed.settings(dsn=bed.stack["a"].dsn_for("postgres")))
+    assert isinstance(error, errors.TableMissing)
+
+
+async def test_dsn_is_no_dsn(bed: Bed) -> None:
+    error = await fails(bed.settings(dsn="hots=nowhere"))
+    assert "dsn cannot be read" in str(error)
+
+
+async def test_server_that_refuses_connections_is_waited_for(bed: Bed) -> None:
+    settings = bed.settings(dsn="host=127.0.0.1 port=1 dbname=x user=x")
+    async with bed.reading(settings) as reader:
+        await until(lambda: reader.metrics.reconnects_total >= 2)
+        assert isinstance(reader.last_error, errors.ServerUnreachable)
+        assert reader.state == "retrying"
+
+
+async def test_broker_that_refuses_connections_is_waited_for(bed: Bed) -> None:
+    settings = bed.settings(kafka={"bootstrap.servers": "127.0.0.1:1"}, connect_seconds=1.0)
+    async with bed.reading(settings) as reader:
+        await until(lambda: reader.metrics.reconnects_total >= 2)
+        assert isinstance(reader.last_error, errors.KafkaUnreachable)
+
+
+@pytest.mark.parametrize("change", ["system", "timeline", "future"])
+async def test_position_of_another_server_is_refused(bed: Bed, change: str) -> None:
+    bed.provision()
+    bed.insert(10)
+    async with bed.reading() as reader:
+        await streaming(reader)
+        await all_arrived(bed)
+    settings = bed.settings()
+    bootstrap = bed.stack.broker.bootstrap_servers
+    stored = await asyncio.to_thread(
+        position_store.load, settings.kafka, settings.topics.positions, settings.server, 10.0
+    )
+    assert stored is not None
+    changed = {
+        "system": replace(stored, system_id="1"),
+        "timeline": replace(stored, timeline=7),
+        "future": replace(stored, lsn=stored.lsn + (1 << 40)),
+    }[change]
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce(settings.topics.positions, changed.encode(bed.name), bed.name)
+    assert producer.flush(10) == 0
+    error = await fails(settings)
+    assert isinstance(error, errors.ServerChanged)
+    assert error.retry is errors.Retry.NEVER
+    bed.insert(10)
+    async with bed.reading(bed.settings(accept_server_change=True)) as reader:
+        await streaming(reader)
+        assert set(await all_arrived(bed)) == bed.ids()
+    assert [record.kind for record in bed.records()].count("gap") == 3
+    async with bed.reading() as reader:  # and from then on as ever
+        await streaming(reader)
+
+
+async def test_one_broken_server_does_not_stop_the_others(bed: Bed) -> None:
+    bed.provision()
+    broken = replace(bed.settings(), server="broken", dsn=bed.stack["a"].dsn_for("nowhere"))
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(run_readers([broken, bed.settings()], stop))
+    bed.insert(10)
+    await until(lambda: bed.confirmed() > 0)
+    await all_arrived(bed)
+    stop.set()
+    await asyncio.wait_for(task, 15)
+
+
+async def test_open_transaction_that_blocks_the_slot_is_named(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    bed.provision()
+    with bed.connect() as conn:
+        pid = conn.info.backend_pid
+        conn.execute("begin")
+        conn.execute("insert into observer_state_events values (1, 'o', 1, now(), 101, '')")
+        async with bed.reading(bed.settings(slot_wait_seconds=4.0)) as reader:
+            await until(lambda: isinstance(reader.last_error, errors.SlotBlocked))
+            conn.execute("rollback")
+            await streaming(reader)
+    named = [r for r in caplog.records if r.message == "slot_waits_for_transaction"]
+    assert named[0].__dict__["pid"] == pid
+    assert named[0].__dict__["query"] == "insert into"
+
+
+def test_secrets_are_not_shown(bed: Bed) -> None:
+    settings = bed.settings(dsn="password=hush", kafka={"sasl.password": "hush"})
+    assert "hush" not in repr(settings)
