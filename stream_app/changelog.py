@@ -11,6 +11,7 @@ has removed. Reading stops at the log's end as the broker tells it, whatever off
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,9 @@ from stream_app.errors import BrokerUnavailable, StreamAppError
 from stream_app.settings import WorkerSettings
 
 PARTITION_KEY: Final = b"\x00partition"  # no call-id: NUL never gets that far
+
+# librdkafka's own words; by default they go to standard error, past every format.
+client_log = logging.getLogger("stream_app.librdkafka")
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BQ")  # format version, epoch of the writer
@@ -91,7 +95,7 @@ class Outbox:
                 message_timeout_ms=int(self._timeout * 1_000),
                 delivery_report_only_error=True,
             ),
-            logger=None,
+            logger=client_log,
         )
 
     def send(self, records: Iterable[OutRecord]) -> int:
@@ -167,15 +171,17 @@ def restore(
             isolation_level="read_uncommitted",
             fetch_wait_max_ms=50,
             queued_max_messages_kbytes=65_536,
-        )
+        ),
+        logger=client_log,
     )
     try:
         topic = settings.changelog_topic
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-        waiting = set(partitions)
+        ends = _ends(consumer, settings, partitions)
+        waiting = {number for number, (low, high) in ends.items() if low < high}
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
         heard = time.monotonic()
         while waiting and not is_cancelled():
-            messages = consumer.consume(10_000, 0.25)
+            messages = consumer.consume(10_000, 0.02)
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() - heard > settings.kafka_timeout_seconds:
@@ -186,6 +192,8 @@ def restore(
                 assert partition is not None
                 if error is None:
                     _apply(result[partition], message)
+                    if (message.offset() or 0) + 1 >= ends[partition][1]:
+                        waiting.discard(partition)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     waiting.discard(partition)
                 elif not error.retriable():
@@ -193,6 +201,30 @@ def restore(
     finally:
         consumer.close()
     return result
+
+
+def _ends(
+    consumer: Consumer, settings: WorkerSettings, partitions: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """First offset and end of each partition, as of now.
+
+    The broker's sign for the end (PARTITION_EOF) comes with an empty answer only: while somebody
+    writes it may never come. The end offset alone would not do: compaction may have removed the
+    record before it. Whichever is first ends the reading.
+    """
+    topic = settings.changelog_topic
+    found = {}
+    for number in partitions:
+        try:
+            ends = consumer.get_watermark_offsets(
+                TopicPartition(topic, number), timeout=settings.kafka_timeout_seconds
+            )
+        except KafkaException as error:
+            raise BrokerUnavailable(f"the changelog {topic} cannot be read: {error}") from error
+        if ends is None:
+            raise BrokerUnavailable(f"the changelog {topic} cannot be read: no answer")
+        found[number] = ends
+    return found
 
 
 def _apply(restored: Restored, message: Message) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 from confluent_kafka import KafkaException, Producer
 
+from stream_app.changelog import client_log
 from stream_app.commits import CommitFigures
 from stream_app.partition import PartitionWorker
 from stream_app.settings import WorkerSettings
@@ -37,7 +38,8 @@ class StatusProducer:
                 message_timeout_ms=5_000,
                 queue_buffering_max_messages=100,
                 linger_ms=0,
-            )
+            ),
+            logger=client_log,
         )
 
     def send(self, status: Mapping[str, Any] | None) -> None:

@@ -58,10 +58,13 @@ def run_worker(settings: WorkerSettings) -> int:
 
 def quiet_frameworks() -> None:
     """Faust and its libraries log every state of every service: only what is wrong is ours."""
-    for name in ("faust", "mode", "aiokafka", "kafka"):
+    ours_of_theirs = ("stream_app.app", "stream_app.batches", "stream_app.table")
+    for name in ("faust", "mode", *ours_of_theirs):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Repeats, with a traceback of its own framework, what `worker_crashed` says in one line.
-    logging.getLogger("mode.services").setLevel(logging.ERROR)
+    # What passes by itself within a second is an error to aiokafka; what does not, we tell.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # Compares clocks and prints "possible issue" for coordinators that are merely starting.
+    logging.getLogger("stream_app.librdkafka").setLevel(logging.ERROR)
 
 
 async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
