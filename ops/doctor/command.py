@@ -19,7 +19,18 @@ import typer
 from ops.config import Config
 from ops.config_sources import Loaded
 from ops.doctor import broker, clocks, server_facts, servers, sink
-from ops.doctor.checks import Check, Checked, Finding, Outcome, fail, ok, run_all, warn, worst
+from ops.doctor.checks import (
+    TIME_LIMIT_SECONDS,
+    Check,
+    Checked,
+    Finding,
+    Outcome,
+    fail,
+    ok,
+    run_all,
+    warn,
+    worst,
+)
 from ops.errors import EXIT_FAILED
 from ops.invocation import Invocation
 from ops.redaction import scrub
@@ -76,6 +87,7 @@ def checks(loaded: Loaded, names: Sequence[str]) -> list[Check]:
     for name in names:
         found += _server_checks(config, name)
     found += _broker_checks(config, names)
+    found += [_resume_check(config, name) for name in names]
     if config.sink.dsn is not None:
         found += _sink_checks(config)
     return found + _clock_checks(config, names)
@@ -118,6 +130,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
     server = config.servers[name]
     dsn = server.dsn.get_secret_value()
     slot = server.slot or "cdrstream_" + name.replace("-", "_")
+    backfill = config.reader.start_mode == "backfill"
     group = servers.group_of(name)
     facts = Fact(
         lambda: server_facts.gather(
@@ -135,14 +148,30 @@ def _server_checks(config: Config, name: str) -> list[Check]:
         Check(
             group,
             "replication",
-            lambda: [ok(f"system {server_facts.replication_connect(dsn)}")],
+            lambda: [ok(f"system {server_facts.identify(dsn).system_id}")],
             (f"{group}/rights", f"{group}/settings"),
         ),
-        check("tables", lambda: servers.tables(facts.get())),
+        check("tables", lambda: servers.tables(facts.get(), backfill=backfill)),
         check("publication", lambda: servers.publication(name, server.publication, facts.get())),
         check("slot", lambda: servers.slot(name, slot, facts.get())),
         check("load", lambda: servers.load(facts.get())),
     ]
+
+
+def _resume_check(config: Config, name: str) -> Check:
+    from cdc.position_store import load as load_position  # noqa: PLC0415  Kafka's client is slow
+
+    dsn = config.servers[name].dsn.get_secret_value()
+    kafka, topic = config.kafka, config.kafka.topic("reader-positions")
+    group = servers.group_of(name)
+
+    def run() -> list[Finding]:
+        # First the position: the server's log only grows after it.
+        options = {**kafka.client_properties(), "log_level": 0}
+        stored = load_position(options, topic, name, TIME_LIMIT_SECONDS)
+        return servers.resume(stored, server_facts.identify(dsn))
+
+    return Check(group, "resume", run, (f"{group}/replication", "broker/topics"))
 
 
 def _broker_checks(config: Config, names: Sequence[str]) -> list[Check]:
@@ -224,7 +253,8 @@ def report(checked: Sequence[Checked], *, verbose: bool, failed: bool) -> list[s
     """A line for each finding, what to do under those that are not in order, the verdict last."""
     lines: list[str] = []
     group = ""
-    for result in checked:
+    groups = list(dict.fromkeys(result.check.group for result in checked))
+    for result in sorted(checked, key=lambda result: groups.index(result.check.group)):
         shown = [f for f in result.findings if verbose or f.outcome is not Outcome.OK]
         if shown and result.check.group != group:
             group = result.check.group

@@ -13,6 +13,9 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from cdc.lsn import parse_lsn
+from cdc.slot import Identity
+
 CONNECT_SECONDS: Final = 3
 STATEMENT_MS: Final = 2_500
 
@@ -119,8 +122,8 @@ def connect(dsn: str) -> psycopg.Connection[dict[str, Any]]:
     )
 
 
-def replication_connect(dsn: str) -> str:
-    """Connects as a reader does; returns the server's system identifier.
+def identify(dsn: str) -> Identity:
+    """Connects as a reader does, and asks which history of which server this is.
 
     Raises:
         psycopg.Error: The role, pg_hba.conf or the server's capacity does not allow it.
@@ -134,4 +137,5 @@ def replication_connect(dsn: str) -> str:
     )
     with connection:
         row = connection.execute("IDENTIFY_SYSTEM").fetchone()
-        return str(row[0]) if row else "?"
+        assert row is not None
+        return Identity(str(row[0]), int(row[1]), parse_lsn(str(row[2])))

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cdc.lsn import lsn_text
+from cdc.position_store import StoredPosition
+from cdc.slot import Identity, check_position
 from ops.doctor.checks import Finding, cannot_tell, fail, ok, warn
 from ops.doctor.server_facts import ServerFacts
 
@@ -125,11 +128,17 @@ def settings(facts: ServerFacts) -> list[Finding]:
     return findings
 
 
-def tables(facts: ServerFacts) -> list[Finding]:
-    """The two tables against schema version 7, and the encoding of their text."""
+def tables(facts: ServerFacts, *, backfill: bool) -> list[Finding]:
+    """The two tables against schema version 7, and the encoding of their text.
+
+    Args:
+        facts: The server's.
+        backfill: Whether a reader reads rows from before its slot, and so needs SELECT.
+    """
     findings: list[Finding] = []
     for table, wanted in SCHEMA_7.items():
-        findings.extend(_table(table, facts.columns.get(table, {}), wanted, facts))
+        found = _table(table, facts.columns.get(table, {}), wanted, facts)
+        findings.append(found or _readable(table, facts, backfill=backfill))
     encoding = facts.server["encoding"]
     if encoding == "SQL_ASCII":
         findings.append(
@@ -146,33 +155,34 @@ def tables(facts: ServerFacts) -> list[Finding]:
 
 def _table(
     table: str, there: Mapping[str, str], wanted: Mapping[str, str], facts: ServerFacts
-) -> list[Finding]:
+) -> Finding | None:
     if not there:
         database = facts.server["database"]
-        return [
-            fail(
-                f"database {database} has no table {table}",
-                "SIPXCDR, schema version 7",
-                "correct dbname in the dsn (names are case sensitive), or run cdrstream provision",
-            )
-        ]
+        return fail(
+            f"database {database} has no table {table}",
+            "SIPXCDR, schema version 7",
+            "correct dbname in the dsn (names are case sensitive), or run cdrstream provision",
+        )
     wrong = [
         f"{column} is {there.get(column, 'missing')} (needs {kind})"
         for column, kind in wanted.items()
         if there.get(column) != kind
     ]
     if wrong:
-        return [fail(f"{table}: {'; '.join(wrong)}", "schema version 7", "restore these columns")]
+        return fail(f"{table}: {'; '.join(wrong)}", "schema version 7", "restore these columns")
+    return None
+
+
+def _readable(table: str, facts: ServerFacts, *, backfill: bool) -> Finding:
     if facts.readable.get(table):
-        return [ok(f"{table} as in schema version 7, readable")]
+        return ok(f"{table} as in schema version 7, readable")
     role = facts.server["role"]
-    return [
-        warn(
-            f"{table} is not readable by role {role}: no rows from before its slot",
-            "SELECT",
-            f'GRANT SELECT ON {table} TO "{role}";',
-        )
-    ]
+    judge = fail if backfill else warn
+    return judge(
+        f"{table} is not readable by role {role}: no rows from before its slot",
+        "SELECT" if backfill else "SELECT, or reader.start_mode = 'now' for good",
+        f'GRANT SELECT ON {table} TO "{role}";',
+    )
 
 
 def publication(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
@@ -295,6 +305,20 @@ def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
     return findings or [ok(f"slot {wanted} is being read, {unread_text} unread")]
 
 
+def resume(stored: StoredPosition | None, identity: Identity) -> list[Finding]:
+    """Whether the stored position is one of this server's history.
+
+    Raises:
+        ServerChanged: It is not; going on would lose events in silence.
+    """
+    if stored is None:
+        return [ok("no position is stored: the reader begins with all that the tables hold")]
+    check_position(stored, identity)
+    if stored.backfilling:
+        return [ok(f"the reader was reading rows from before its slot ({stored.backfill_table})")]
+    return [ok(f"the reader goes on at {lsn_text(stored.lsn)}")]
+
+
 def load(facts: ServerFacts) -> list[Finding]:
     """Transactions that hold the log and make rows late."""
     oldest = facts.oldest_transaction
@@ -316,16 +340,3 @@ def load(facts: ServerFacts) -> list[Finding]:
 def group_of(name: str) -> str:
     """How a server's checks are headed."""
     return f"server {name}"
-
-
-__all__ = (
-    "TABLES",
-    "group_of",
-    "load",
-    "publication",
-    "rights",
-    "settings",
-    "slot",
-    "tables",
-    "version",
-)

@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 import pytest
 
+from cdc.position_store import StoredPosition
+from cdc.slot import Identity
 from ops.config_sections import Kafka
 from ops.doctor import broker, clocks, command, servers, sink
 from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst
@@ -43,7 +45,7 @@ CHECKS = {
     "version": servers.version,
     "rights": lambda facts: servers.rights("a", facts),
     "settings": servers.settings,
-    "tables": servers.tables,
+    "tables": lambda facts: servers.tables(facts, backfill=False),
     "publication": lambda facts: servers.publication("a", "cdrstream", facts),
     "slot": lambda facts: servers.slot("a", "cdrstream_a", facts),
     "load": servers.load,
@@ -144,6 +146,33 @@ def test_what_a_server_lacks_is_found_with_advice(name, facts, expected, advice)
     findings = CHECKS[name](facts)
     assert outcome(findings) is expected
     assert any(advice in finding.advice for finding in findings)
+
+
+def test_rights_to_read_the_table_are_needed_where_old_rows_are_read():
+    facts = replace(FACTS, readable={})
+    assert outcome(servers.tables(facts, backfill=True)) is Outcome.FAIL
+
+
+class TestResume:
+    HERE = Identity("77", 1, 1_000)
+
+    def stored(self, **more: object) -> StoredPosition:
+        position = StoredPosition(lsn=900, system_id="77", timeline=1, slot="s")
+        return replace(position, **more)
+
+    def test_a_position_of_this_history_is_in_order(self):
+        assert outcome(servers.resume(self.stored(), self.HERE)) is Outcome.OK
+        assert outcome(servers.resume(None, self.HERE)) is Outcome.OK
+        backfilling = self.stored(backfill_table="call_state_events")
+        assert "from before its slot" in servers.resume(backfilling, self.HERE)[0].found
+
+    @pytest.mark.parametrize("change", [{"lsn": 1_001}, {"system_id": "78"}, {"timeline": 2}])
+    def test_one_of_a_restored_or_other_server_is_refused_with_advice(self, change):
+        stored = self.stored(**change)
+        check = Check("server a", "resume", lambda: servers.resume(stored, self.HERE))
+        (result,) = run_all([check])
+        assert result.outcome is Outcome.FAIL
+        assert result.findings[0].advice
 
 
 class TestClocks:
