@@ -6,7 +6,8 @@ they are stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from callstate.events import format_time
@@ -77,8 +78,7 @@ class AppliedOffset(NamedTuple):
     applied: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Why a CDR says what it says; JSON-able by `to_json`.
 
     Attributes:
@@ -108,8 +108,8 @@ class Provenance:
     late_events: int = 0
     events_dropped: int = 0
     suspect: bool = False
-    changed: dict[str, list[Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = field(default=())
+    changed: Mapping[str, list[Any]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object; times as ISO 8601 text."""
@@ -127,7 +127,7 @@ class Provenance:
             "late_events": self.late_events,
             "events_dropped": self.events_dropped,
             "watermark": None if watermark is None else format_time(watermark),
-            "changed": self.changed,
+            "changed": dict(self.changed),
             "notes": list(self.notes),
             "events": list(self.events),
         }

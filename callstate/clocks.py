@@ -29,10 +29,13 @@ class Offset(NamedTuple):
     error_us: int
 
 
+OffsetAndError = tuple[int, int]  # an Offset, plain where millions are made
+
+
 class TrafficClocks(Protocol):
     """Offsets as the traffic tells them."""
 
-    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> Sequence[OffsetAndError]:
         """Offset of `server` at each of its events; empty where it cannot be told."""
 
 
@@ -47,32 +50,47 @@ def correct(
     events: Sequence[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
 ) -> Corrected:
     """Corrects the times of one call's events."""
+    servers = {event.server for event in events}
+    if len(servers) == 1:
+        times, told = _corrected(events[0].server, events, traffic, mode)
+        return Corrected(times, (told,))
     times = [event.time_us for event in events]
-    by_server: dict[str, list[int]] = {}
-    for index, event in enumerate(events):
-        by_server.setdefault(event.server, []).append(index)
     applied = []
-    for server in sorted(by_server) if len(by_server) > 1 else by_server:
-        places = by_server[server]
+    for server in sorted(servers):
+        places = [index for index, event in enumerate(events) if event.server == server]
         mine = [events[index] for index in places]
-        source, offsets = _offsets(server, mine, traffic)
-        if not offsets:
-            applied.append(AppliedOffset(server, 0, None, source, applied=False))
-            continue
-        exceeds = mode is TimeCorrection.AUTO and any(
-            abs(offset_us) > error_us for offset_us, error_us in offsets
-        )
-        if exceeds:
-            for index, offset in zip(places, offsets, strict=True):
-                times[index] -= offset[0]
-        middle = offsets[0] if len(offsets) == 1 else sorted(offsets)[len(offsets) // 2]
-        applied.append(AppliedOffset(server, middle[0], middle[1], source, applied=exceeds))
+        corrected, told = _corrected(server, mine, traffic, mode)
+        applied.append(told)
+        if told.applied:
+            for index, time_us in zip(places, corrected, strict=True):
+                times[index] = time_us
     return Corrected(times, tuple(applied))
+
+
+def _corrected(
+    server: str,
+    events: Sequence[CallEvent],
+    traffic: TrafficClocks | None,
+    mode: TimeCorrection,
+) -> tuple[list[int], AppliedOffset]:
+    """One server's times, all corrected or none."""
+    source, offsets = _offsets(server, events, traffic)
+    if not offsets:
+        return [event.time_us for event in events], AppliedOffset(server, 0, None, source, False)
+    middle_us, error_us = offsets[0] if len(offsets) == 1 else sorted(offsets)[len(offsets) // 2]
+    if mode is TimeCorrection.AUTO:
+        for offset_us, bound_us in offsets:
+            if offset_us > bound_us or -offset_us > bound_us:
+                times = [event.time_us - o[0] for event, o in zip(events, offsets, strict=True)]
+                return times, AppliedOffset(server, middle_us, error_us, source, True)
+    return [event.time_us for event in events], AppliedOffset(
+        server, middle_us, error_us, source, False
+    )
 
 
 def _offsets(
     server: str, events: Sequence[CallEvent], traffic: TrafficClocks | None
-) -> tuple[str, Sequence[Offset]]:
+) -> tuple[str, Sequence[OffsetAndError]]:
     """Who knows the clock, and the offset at each event; none where nobody can tell.
 
     A probe made when the row was written goes first, then the traffic, then a probe made later.
@@ -87,15 +105,15 @@ def _offsets(
             return TRAFFIC, offsets
     source = TRAFFIC if all(clock.traffic for clock in clocks) else PROBE
     if len(clocks) == len(events):
-        return source, [Offset(clock.offset_us, clock.error_us) for clock in clocks]
+        return source, [(clock.offset_us, clock.error_us) for clock in clocks]
     return source, [_nearest_probe(event, events) for event in events]
 
 
-def _nearest_probe(event: CallEvent, events: Sequence[CallEvent]) -> Offset:
+def _nearest_probe(event: CallEvent, events: Sequence[CallEvent]) -> OffsetAndError:
     """The row's own probe, else that of the row nearest in the server's own time."""
     clock = min(
         (abs(other.time_us - event.time_us), other.time_us, other.clock)
         for other in events
         if other.clock is not None
     )[2]
-    return Offset(clock.offset_us, clock.error_us)
+    return clock.offset_us, clock.error_us

@@ -6,13 +6,13 @@ Every effect is idempotent at the edge: the same effect twice changes nothing th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from callstate.cdr import Cdr, Provenance
 from callstate.exchanges import Exchange
 
 
-@dataclass(frozen=True, slots=True)
-class EmitCdr:
+class EmitCdr(NamedTuple):
     """Write this CDR; a lower revision never overwrites a higher one."""
 
     cdr: Cdr

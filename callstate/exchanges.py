@@ -52,23 +52,29 @@ def exchanges(events: Collection[CallEvent]) -> Iterator[Exchange]:
     answers: dict[tuple[str, int], dict[tuple[str, int], dict[str, list[_Seen]]]] = {}
     ends: dict[tuple[str, str, int], dict[str, _Seen]] = {}
     for event in events:
-        seen = _Seen(event.time_us, event.via_count, event.id or 0)
-        if event.type == kinds.REQUEST and not event.to_tag:
+        if event.type == kinds.REQUEST:
+            if event.to_tag:
+                continue
+            seen = _Seen(event.time_us, event.via_count, event.id or 0)
             attempt = requests.setdefault((event.from_tag, event.cseq), {})
             attempt.setdefault(event.server, []).append(seen)
         elif event.type in (kinds.SETUP, kinds.FAILURE):
+            seen = _Seen(event.time_us, event.via_count, event.id or 0)
             answer = (event.to_tag, event.failure_status)
             by_server = answers.setdefault((event.from_tag, event.cseq), {}).setdefault(answer, {})
             by_server.setdefault(event.server, []).append(seen)
         elif event.type == kinds.END:
+            seen = _Seen(event.time_us, event.via_count, event.id or 0)
             first = ends.setdefault((event.from_tag, event.to_tag, event.cseq), {})
             held = first.get(event.server)
             if held is None or seen < held:
                 first[event.server] = seen
     for attempt_key, by_server in requests.items():
-        yield from _two_way(by_server, answers.get(attempt_key, {}))
+        if len(by_server) > 1 and attempt_key in answers:
+            yield from _two_way(by_server, answers[attempt_key])
     for first in ends.values():
-        yield from _one_way(first)
+        if len(first) > 1:
+            yield from _one_way(first)
 
 
 def _two_way(

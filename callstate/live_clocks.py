@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from callstate.clock_steps import RowsOf
-from callstate.clocks import PROBE, TRAFFIC, Offset
+from callstate.clocks import PROBE, TRAFFIC, Offset, OffsetAndError
 from callstate.config import ResolutionConfig, to_us
 from callstate.effects import ClocksDisagree, ClockStepped, Effect, ShareExchange, SkewObserved
 from callstate.events import CallEvent, Clock
@@ -156,14 +156,14 @@ class LiveClocks:
 
     # -- what is told --------------------------------------------------------------------------
 
-    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> Sequence[OffsetAndError]:
         """The traffic's word on each event; empty where it cannot tell."""
         if self._fitted is None:
-            return []
+            return ()
         told = self._fitted.offsets(server, events)
         if not self._shift_us:
             return told
-        return [Offset(offset_us + self._shift_us, error_us) for offset_us, error_us in told]
+        return [(offset_us + self._shift_us, error_us) for offset_us, error_us in told]
 
     def offset_at(self, server: str, time_us: int, row_id: int) -> Offset | None:
         """The traffic's word when a server's own clock read `time_us`."""

@@ -402,13 +402,17 @@ class PartitionProcessor:
         corrected: Corrected,
         judged: list[tuple[list[Timed], Verdict]],
     ) -> None:
-        state.gaps = self._gaps_of(state)
-        for index, (timed, verdict) in enumerate(judged):
-            self._tell_use(call_id, state, corrected, timed, verdict, again=index > 0)
+        if self._gaps:
+            state.gaps = self._gaps_of(state)
+        again = False
+        for timed, verdict in judged:
+            self._tell_use(call_id, state, corrected, timed, verdict, again=again)
+            again = True
         state.closed = True
         state.dirty = False
         state.revision = state.next_revision()
-        self._fix_clocks(state, corrected)
+        if self._live:
+            self._fix_clocks(state, corrected)
 
     def _tell_use(
         self,

@@ -11,7 +11,6 @@ SIP lifecycle (RFC 3261 sections 12 to 15) decide before any clock does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -37,19 +36,34 @@ class Timed(NamedTuple):
 _time = itemgetter(0)
 
 
-@dataclass(slots=True)
 class Leg:
-    """One dialog: an unordered pair of tags (RFC 3261 section 12)."""
+    """One dialog: an unordered pair of tags (RFC 3261 section 12).
 
-    tags: frozenset[str]
-    callee_tag: str
-    setups: list[Timed] = field(default_factory=list)
-    ends: list[Timed] = field(default_factory=list)
-    transfers: list[Timed] = field(default_factory=list)
-    failures: list[Timed] = field(default_factory=list)
-    setup: Timed | None = None
-    end: Timed | None = None
-    failure: Timed | None = None
+    `setup` is its first answer, `end` its first BYE, `failure` what ended it without one.
+    """
+
+    __slots__ = (
+        "callee_tag",
+        "end",
+        "ends",
+        "failure",
+        "failures",
+        "setup",
+        "setups",
+        "tags",
+        "transfers",
+    )
+
+    def __init__(self, tags: frozenset[str], callee_tag: str) -> None:
+        self.tags = tags
+        self.callee_tag = callee_tag
+        self.setups: list[Timed] = []
+        self.ends: list[Timed] = []
+        self.transfers: list[Timed] = []
+        self.failures: list[Timed] = []
+        self.setup: Timed | None = None
+        self.end: Timed | None = None
+        self.failure: Timed | None = None
 
     @property
     def termination(self) -> str:
@@ -158,23 +172,24 @@ def resolve(timed: Sequence[Timed], config: ResolutionConfig) -> Verdict:
     caller_tag = first.event.from_tag if first else parts.setups[0].event.from_tag
     legs = _legs(parts, caller_tag)
     established = [leg for leg in legs if leg.setup or leg.end]
-    refusal = _last_refusal(starts, parts.failures) if starts else None
+    if first is None or any(leg.setup for leg in established):
+        return _answered(parts, first, caller_tag, legs, established, config)
+    refusal = _last_refusal(starts, parts.failures)
     if established and not _refused_in_early_dialog(established, refusal):
         return _answered(parts, first, caller_tag, legs, established, config)
-    assert first is not None  # without a request there is a setup, hence an established leg
-    return _unanswered(parts, first, starts, refusal, config)
+    return _unanswered(parts, first, refusal, config)
 
 
-def episodes(timed: Sequence[Timed], config: ResolutionConfig) -> list[list[Timed]]:
+def episodes(timed: list[Timed], config: ResolutionConfig) -> list[list[Timed]]:
     """The calls inside one Call-ID, usually one: its uses that have nothing to do with each other.
 
     A request with another From tag that comes when everything before it is over for longer than a
     failure waits for another try begins a call of its own. Events go with the use whose tags they
     have, those without known tags with the first.
     """
-    tags = {event.from_tag for _, event in timed if _starts_dialog(event)}
-    if len(tags) < 2:
-        return [list(timed)]
+    callers = {event.from_tag for _, event in timed if event.type == kinds.REQUEST}
+    if len(callers) < 2:
+        return [timed]
     wait_us = _limit(config.failed_wait_seconds)
     uses: list[tuple[set[str], list[Timed]]] = []
     last_us = None
@@ -222,6 +237,8 @@ def _starting_reinvites(parts: _Sorted) -> list[Timed]:
 
 def _first_request(starts: Sequence[Timed]) -> Timed:
     """Lowest CSeq, then lowest via_count; of several callers' tags the earliest."""
+    if len(starts) == 1:
+        return starts[0]
     firsts: dict[str, Timed] = {}
     for item in starts:
         event = item.event
@@ -262,7 +279,9 @@ def _legs(parts: _Sorted, caller_tag: str) -> list[Leg]:
 
 def _settle(leg: Leg, caller_tag: str) -> None:
     """First setup, first end and the failure that ended the dialog."""
-    if leg.setups:
+    if len(leg.setups) == 1:
+        leg.setup = leg.setups[0]
+    elif leg.setups:
         # The answer to the first INVITE goes backwards through the proxies: the innermost saw it
         # first. Answers to re-INVITEs of either side come later than that.
         leg.setup = min(
@@ -323,9 +342,9 @@ def _last_refusal(starts: Sequence[Timed], failures: Sequence[Timed]) -> _Refusa
     return _Refusal(request, None)
 
 
-def _refused_in_early_dialog(established: Sequence[Leg], refusal: _Refusal | None) -> bool:
+def _refused_in_early_dialog(established: Sequence[Leg], refusal: _Refusal) -> bool:
     """Whether the BYE that looks like a lost setup only ended an early dialog that was refused."""
-    if refusal is None or refusal.failure is None or any(leg.setup for leg in established):
+    if refusal.failure is None:
         return False
     failure = refusal.failure.event
     tags = frozenset((failure.from_tag, failure.to_tag))
@@ -363,26 +382,19 @@ def _answered(
     )
     if failure is not None:
         cdr = _with_failure(cdr, failure.failure_status, failure.failure_reason)
-    missing = tuple(
-        part
-        for part, known in (
-            ("start", first is not None),
-            ("setup", winner.setup is not None),
-            ("end", end_us is not None),
-        )
-        if not known
-    )
+    missing: tuple[str, ...] = ()
+    if first is None or winner.setup is None or end_us is None:
+        known = {"start": first, "setup": winner.setup, "end": end_us}
+        missing = tuple(part for part, what in known.items() if what is None)
     return _verdict(cdr, final_us, _rule_of(winner, config), missing, tuple(legs), notes)
 
 
 def _unanswered(
     parts: _Sorted,
     first: Timed,
-    starts: Sequence[Timed],
-    refusal: _Refusal | None,
+    refusal: _Refusal,
     config: ResolutionConfig,
 ) -> Verdict:
-    assert refusal is not None
     failure = refusal.failure
     caller_tag = first.event.from_tag
     no_part: tuple[str, ...] = ()
