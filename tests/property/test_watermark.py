@@ -36,7 +36,7 @@ def test_it_never_passes_a_server_that_it_waits_for(
     watermark = Watermark(SERVERS, 7, idle_after_us)
     for server, frontier_us in told:
         before = watermark.time_us
-        watermark.heartbeat(server, frontier_us)
+        watermark.heartbeat(server, frontier_us, measured=True)
         waited = [one.frontier_us for one in watermark.sources.values() if not one.set_aside]
         if watermark.time_us != before:
             assert waited
@@ -49,8 +49,8 @@ def test_nobody_is_set_aside_unless_others_advance(told: list[tuple[str, int]]) 
     """Whoever speaks is waited for, and with `never` everybody always is."""
     patient, usual = Watermark(SERVERS, 0, None), Watermark(SERVERS, 0, 100)
     for server, frontier_us in told:
-        assert not patient.heartbeat(server, frontier_us)
-        usual.heartbeat(server, frontier_us)
+        assert not patient.heartbeat(server, frontier_us, measured=True)
+        usual.heartbeat(server, frontier_us, measured=True)
         assert not usual.sources[server].set_aside
     if len({server for server, _ in told}) == 1:
         only = told[0][0]
@@ -60,12 +60,12 @@ def test_nobody_is_set_aside_unless_others_advance(told: list[tuple[str, int]]) 
 @given(frontiers, st.integers(0, 60))
 def test_a_restart_changes_nothing(told: list[tuple[str, int]], cut: int) -> None:
     unbroken = Watermark(SERVERS, 7, 10**6)
-    changes = [unbroken.heartbeat(*one) for one in told]
+    changes = [unbroken.heartbeat(*one, measured=True) for one in told]
     first = Watermark(SERVERS, 7, 10**6)
-    before = [first.heartbeat(*one) for one in told[:cut]]
+    before = [first.heartbeat(*one, measured=True) for one in told[:cut]]
     second = Watermark(SERVERS, 7, 10**6)
     second.restore(through_json(first.snapshot()))
-    assert [*before, *(second.heartbeat(*one) for one in told[cut:])] == changes
+    assert [*before, *(second.heartbeat(*one, measured=True) for one in told[cut:])] == changes
     assert second.snapshot() == unbroken.snapshot()
 
 
@@ -76,6 +76,6 @@ def test_all_that_go_on_together_are_all_waited_for(steps: list[int]) -> None:
     for step in steps:
         at += step * US
         for server in SERVERS:
-            watermark.heartbeat(server, at)
+            watermark.heartbeat(server, at, measured=True)
     assert watermark.time_us == at
     assert not any(source.set_aside for source in watermark.sources.values())
