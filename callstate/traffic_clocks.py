@@ -18,11 +18,12 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 from callstate.clock_steps import Position, RowsOf, Step, find_steps
-from callstate.clocks import Offset
+from callstate.clocks import Offset, OffsetAndError
 from callstate.events import CallEvent
 from callstate.exchanges import Exchange
 
 _WINDOW_US: Final = 1_800 * 1_000_000
+_HALF_US: Final = _WINDOW_US // 2
 _WINDOW_EXCHANGES_MAX: Final = 400
 _ROUNDS: Final = 8
 _FLOOR_US: Final = 3_000  # below this round trip exchanges are alike
@@ -65,30 +66,30 @@ class FittedClocks:
         if not lines:
             return None
         true_us = time_us - self._coarse[node]
-        line = lines[0] if len(lines) == 1 else _nearest(lines, true_us)
+        line = _nearest(lines, true_us)
         away_us = true_us - line.middle_us
         return Offset(round(line.offset_us + line.drift * away_us), line.error_us)
 
-    def offsets(self, server: str, events: Sequence[CallEvent]) -> list[Offset]:
+    def offsets(self, server: str, events: Sequence[CallEvent]) -> Sequence[OffsetAndError]:
         """The offset at each of a server's events; empty where one of them cannot be told."""
         if server == self.reference:
             return [_NONE] * len(events)
-        if server not in self._boundaries:
-            lines = self._lines.get((server, 0), ())
-            if len(lines) == 1:  # the common case, inlined: one window, no step
-                middle_us, offset_us, drift, error_us = lines[0]
-                true_middle_us = middle_us + self._coarse[server, 0]
-                return [
-                    Offset(round(offset_us + drift * (event.time_us - true_middle_us)), error_us)
-                    for event in events
-                ]
-        told = []
+        if server in self._boundaries:
+            told = [self.offset(server, event.time_us, event.id or 0) for event in events]
+            known = [offset for offset in told if offset is not None]
+            return known if len(known) == len(told) else ()
+        lines = self._lines.get((server, 0))
+        if lines is None:
+            return ()
+        coarse_us = self._coarse[server, 0]
+        offsets = []
+        middle_us = None
         for event in events:
-            offset = self.offset(server, event.time_us, event.id or 0)
-            if offset is None:
-                return []
-            told.append(offset)
-        return told
+            true_us = event.time_us - coarse_us
+            if middle_us is None or not -_HALF_US <= true_us - middle_us <= _HALF_US:
+                middle_us, offset_us, drift, error_us = _nearest(lines, true_us)
+            offsets.append((round(offset_us + drift * (true_us - middle_us)), error_us))
+        return offsets
 
     def drift(self, server: str) -> float | None:
         """Newest drift in seconds a second; None where it cannot be told."""
@@ -135,6 +136,8 @@ class FittedClocks:
 
 def _nearest(lines: Sequence[_Line], true_us: float) -> _Line:
     """Of lines sorted by `middle_us` the one whose window holds or is nearest to a moment."""
+    if len(lines) == 1:
+        return lines[0]
     index = bisect_right(lines, true_us, key=itemgetter(0))
     around = lines[max(0, index - 1) : index + 1]
     return min(around, key=lambda line: abs(line.middle_us - true_us))
