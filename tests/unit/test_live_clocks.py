@@ -1,4 +1,4 @@
-"""What one partition knows of the servers' clocks while the stream runs, and what it says of them."""
+"""What one partition knows of the clocks while the stream runs, and what it says of them."""
 
 from __future__ import annotations
 
