@@ -341,6 +341,7 @@ def _provenance_row(call: CallWrite) -> tuple[object, ...]:
         _json(why["offsets"]),
         _json(why["legs"]),
         _json(why["inversions"]),
+        _json(why["changed"]),
         _json(why["notes"]),
         _json(why["events"]),
         why["late_events"],

@@ -12,6 +12,7 @@ CREATE TABLE cdr_provenance (
     offsets jsonb NOT NULL,
     legs jsonb NOT NULL,
     inversions jsonb NOT NULL,
+    changed jsonb NOT NULL,
     notes jsonb NOT NULL,
     events jsonb NOT NULL,
     late_events int4 NOT NULL,
@@ -20,4 +21,6 @@ CREATE TABLE cdr_provenance (
     resolved_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE cdr_provenance IS 'why each CDR says what it says; one row a call, hidden ones too';
+COMMENT ON COLUMN cdr_provenance.changed IS
+    'what this revision changed in the CDR: column to [old, new]; empty in the first';
 CREATE INDEX cdr_provenance_suspect_index ON cdr_provenance (call_id) WHERE suspect;

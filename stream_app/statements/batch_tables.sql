@@ -7,6 +7,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS batch_cdrs (
 ) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE IF NOT EXISTS batch_provenance (
     call_id text, revision int8, hidden_reason text, rule text, missing text[], suspect bool,
-    servers text[], offsets jsonb, legs jsonb, inversions jsonb, notes jsonb, events jsonb,
+    servers text[], offsets jsonb, legs jsonb, inversions jsonb, changed jsonb,
+    notes jsonb, events jsonb,
     late_events int4, events_dropped int4, watermark timestamptz
 ) ON COMMIT DELETE ROWS

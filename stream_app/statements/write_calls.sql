@@ -3,11 +3,11 @@
 WITH accepted AS (
     INSERT INTO cdr_provenance AS held (
         call_id, revision, hidden_reason, rule, missing, suspect, servers, offsets, legs,
-        inversions, notes, events, late_events, events_dropped, watermark
+        inversions, changed, notes, events, late_events, events_dropped, watermark
     )
     SELECT
         call_id, revision, hidden_reason, rule, missing, suspect, servers, offsets, legs,
-        inversions, notes, events, late_events, events_dropped, watermark
+        inversions, changed, notes, events, late_events, events_dropped, watermark
     FROM pg_temp.batch_provenance
     ON CONFLICT (call_id) DO UPDATE SET
         revision = excluded.revision,
@@ -19,6 +19,7 @@ WITH accepted AS (
         offsets = excluded.offsets,
         legs = excluded.legs,
         inversions = excluded.inversions,
+        changed = excluded.changed,
         notes = excluded.notes,
         events = excluded.events,
         late_events = excluded.late_events,
