@@ -98,6 +98,7 @@ def reader_settings(config: Config, server_name: str) -> ReaderSettings:
         ConfigError: There is no such server.
     """
     from cdc.settings import ReaderSettings, StartMode, TopicNames  # noqa: PLC0415  on demand
+    from ops.dsn import same_host  # noqa: PLC0415  libpq is slow to load
 
     server = config.server(server_name)
     kafka, section = config.kafka, config.reader
@@ -153,11 +154,3 @@ def worker_settings(config: Config) -> WorkerSettings:
         )
     except SettingsError as error:
         raise ConfigError(f"worker: {error}", error.advice) from error
-
-
-def same_host(one: str, other: str) -> bool:
-    """Whether two connection strings surely lead to one machine, which then has one clock."""
-    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
-
-    first, second = (conninfo_to_dict(dsn) for dsn in (one, other))
-    return all(first.get(key) == second.get(key) for key in ("host", "hostaddr", "port"))

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from callstate.cdr import TIME_COLUMNS
 from ops import explain
+from ops.dsn import with_options
 from ops.errors import OpsError
 from ops.invocation import Invocation
 from ops.visible import visible
@@ -52,7 +53,8 @@ def run(
 
         found = explain_rows(invocation, call_id, from_rows, reference=reference)
     else:
-        found = from_sink(invocation.config.sink_dsn(), call_id)
+        config = invocation.config
+        found = from_sink(config.sink_dsn(), call_id, config.sink.schema_name)
     show(found, as_json=as_json)
 
 
@@ -67,14 +69,18 @@ def show(found: Explained, *, as_json: bool) -> None:
         console.print(line)
 
 
-def from_sink(dsn: str, call_id: str) -> Explained:
+def from_sink(dsn: str, call_id: str, schema: str = "public") -> Explained:
     """The call as the sink's database has it.
 
     Raises:
         OpsError: The database has no provenance of that call.
     """
-    options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c default_transaction_read_only=on"
-    with psycopg.connect(dsn, connect_timeout=5, options=options, row_factory=dict_row) as sink:
+    dsn = with_options(
+        dsn,
+        f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c default_transaction_read_only=on "
+        f"-c search_path={schema}",
+    )
+    with psycopg.connect(dsn, connect_timeout=5, row_factory=dict_row) as sink:
         row = sink.execute("SELECT * FROM cdr_provenance WHERE call_id = %s", (call_id,)).fetchone()
         if row is None:
             raise OpsError(*_not_found(sink, call_id))

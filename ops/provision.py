@@ -15,7 +15,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ops import topics
-from ops.config import Config, reader_settings, same_host
+from ops.config import Config, reader_settings
+from ops.dsn import same_host, with_options
 from ops.errors import ConfigError, OpsError, UsageError
 from ops.failures import describe
 from ops.redaction import why_no_dsn
@@ -181,8 +182,7 @@ def _server(config: Config, name: str, admin_dsn: str) -> Iterator[Line]:
     from cdc.provision import provision  # noqa: PLC0415  on demand
     from stream_app.migrations import create_event_schema  # noqa: PLC0415
 
-    own = conninfo_to_dict(admin_dsn).get("options")
-    admin_dsn = make_conninfo(admin_dsn, options=f"{own or ''} {_LOCK_TIMEOUT}".strip())
+    admin_dsn = with_options(admin_dsn, _LOCK_TIMEOUT)
     with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
         row = connection.execute("SELECT to_regclass('call_state_events') IS NULL").fetchone()
         if row and row[0] and create_event_schema(connection):

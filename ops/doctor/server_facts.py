@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 
 from cdc.lsn import parse_lsn
 from cdc.slot import Identity
+from ops.dsn import with_options
 
 CONNECT_SECONDS: Final = 3
 STATEMENT_MS: Final = 2_500
@@ -112,12 +113,12 @@ def gather(dsn: str, *, publication: str, slot: str, tables: tuple[str, ...]) ->
 
 def connect(dsn: str) -> psycopg.Connection[dict[str, Any]]:
     """A read-only connection that gives up by itself."""
+    options = f"-c statement_timeout={STATEMENT_MS} -c default_transaction_read_only=on"
     return psycopg.connect(
-        dsn,
+        with_options(dsn, options),
         connect_timeout=CONNECT_SECONDS,
         autocommit=True,
         application_name="cdrstream doctor",
-        options=f"-c statement_timeout={STATEMENT_MS} -c default_transaction_read_only=on",
         row_factory=dict_row,
     )
 

@@ -10,9 +10,10 @@ import pytest
 
 from callstate.config import ResolutionConfig, TimeCorrection
 from cdc.settings import ReaderSettings, StartMode
-from ops.config import reader_settings, resolution_config, same_host, worker_settings
+from ops.config import reader_settings, resolution_config, worker_settings
 from ops.config_report import as_object, as_text
 from ops.config_sources import Loaded, load
+from ops.dsn import same_host, with_options
 from ops.errors import ConfigError
 
 WHOLE = """
@@ -284,6 +285,9 @@ class TestTranslation:
         assert reader_settings(config, "a").reference is True
         assert same_host("host=a port=1 user=x", "postgresql://y@a:1/z")
         assert not same_host("host=a port=1", "host=a port=2")
+
+    def test_a_session_keeps_the_options_of_its_dsn(self):
+        assert "-c a=1 -c b=2" in with_options("host=x options='-c a=1'", "-c b=2")
 
     def test_a_worker_gets_the_sink_the_rules_and_the_topics(self, write):
         path = write(WHOLE + '\n[worker]\nid = "w1"\n')
