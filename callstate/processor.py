@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from callstate import events as kinds
-from callstate.call import Applied, CallState
+from callstate.call import Applied, CallState, identity
 from callstate.chains import chained_calls
 from callstate.clock_steps import Position
 from callstate.clocks import TRAFFIC, Corrected, correct
@@ -228,6 +228,7 @@ class PartitionProcessor:
             self._effects.append(
                 DeadLetter(reason, other.server, row_of(other), call_id=other.call_id)
             )
+            self._note_references(state.events[identity(event)], state)
         self._schedule(event, state)
 
     def _schedule(self, event: CallEvent, state: CallState) -> None:

@@ -13,7 +13,7 @@ import io
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -133,14 +133,15 @@ def resolve_files(
     )
     letters: list[Letter] = []
     servers: set[str] = set()
-    for source, records in _batches(files):
-        servers.update(record.server for record in records if type(record) is CallEvent)
-        first = _feed(processor, records)
-        letters.extend(
-            Letter(effect, source if isinstance(records[0], Malformed) else None)
-            for effect in first
-            if isinstance(effect, DeadLetter)
-        )
+    with _progress(files) as read:
+        for source, records in _batches(files, read):
+            servers.update(record.server for record in records if type(record) is CallEvent)
+            malformed = isinstance(records[0], Malformed)
+            letters.extend(
+                Letter(effect, source if malformed else None)
+                for effect in _feed(processor, records)
+                if isinstance(effect, DeadLetter)
+            )
     if reference is not None and reference not in servers:
         found = ", ".join(sorted(servers)) or "none"
         raise UsageError(f"--reference {reference}: no such server among the rows (found: {found})")
@@ -154,11 +155,18 @@ def _without_limits(config: ResolutionConfig) -> ResolutionConfig:
     return replace(config, servers=())
 
 
-def _batches(files: Sequence[RowFile]) -> Iterator[tuple[str, list[Record]]]:
-    """Records in batches; a malformed one alone, so that its line is known."""
+def _batches(
+    files: Sequence[RowFile], read: Callable[[int], None]
+) -> Iterator[tuple[str, list[Record]]]:
+    """Records in batches; a malformed one alone, so that its line is known.
+
+    `read` is told the bytes of each batch.
+    """
     for file in files:
         batch: list[Record] = []
+        size = 0
         for number, line in enumerate(lines(file), 1):
+            size += len(line)
             record = read_line(line, file.server)
             if record is None or type(record) is Heartbeat:
                 continue
@@ -168,9 +176,27 @@ def _batches(files: Sequence[RowFile]) -> Iterator[tuple[str, list[Record]]]:
             batch.append(record)
             if len(batch) >= _BATCH_RECORDS:
                 yield file.path, batch
-                batch = []
+                read(size)
+                batch, size = [], 0
         if batch:
             yield file.path, batch
+        read(size)
+
+
+@contextmanager
+def _progress(files: Sequence[RowFile]) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; nothing at all elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415  not needed where nobody looks
+    from rich.progress import Progress  # noqa: PLC0415
+
+    paths = [Path(file.path) for file in files]
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading rows", total=total or None)
+        yield lambda size: bar.advance(task, size)
 
 
 def _feed(processor: PartitionProcessor, records: Sequence[Record]) -> list[Effect]:
