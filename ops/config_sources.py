@@ -34,7 +34,12 @@ FILE_VARIABLE: Final = "CDRSTREAM_CONFIG"
 DEFAULT_FILES: Final = (Path("cdrstream.toml"), Path("/etc/cdrstream/cdrstream.toml"))
 # Variables of ours that are no settings: they steer the local stack and the tests.
 NO_SETTINGS: Final = frozenset((FILE_VARIABLE,))
-NO_SETTING_PREFIXES: Final = ("CDRSTREAM_STACK_", "CDRSTREAM_TEST_", "CDRSTREAM_CACHE")
+NO_SETTING_PREFIXES: Final = (
+    "CDRSTREAM_CACHE",
+    "CDRSTREAM_SETUP_",
+    "CDRSTREAM_STACK_",
+    "CDRSTREAM_TEST_",
+)
 
 Values = dict[str, Any]
 Path_ = tuple[str, ...]
