@@ -119,7 +119,7 @@ class Decoder:
         self._relations: dict[bytes, tuple[RowEncoder, Route] | None] = {}
         self._before_row = b""
 
-    def feed(self, messages: Iterable[Any]) -> Chunk:
+    def feed(self, messages: Iterable[Any]) -> Chunk:  # noqa: PLR0912  the hot loop, kept in one
         """Reads messages of the COPY stream (bytes or memoryviews), in order.
 
         Raises:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 RECORD_OVERHEAD_BYTES: Final = 700
 _POLL_BUSY_SECONDS: Final = 0.01
 _POLL_IDLE_SECONDS: Final = 0.1
+_COMPLAIN_SECONDS: Final = 30.0
 _CUT_BYTES: Final = 500_000
 
 # A record that is refused for these reasons would be refused for ever: it is a dead letter.
@@ -79,7 +80,12 @@ class Publisher:
         self._settings = settings
         self._metrics = metrics
         self.failure: CdcError | None = None
+        self._complained_at = float("-inf")
         self._headers = headers(EVENT, settings.server)
+        # What librdkafka logs comes to `_heard_error` too, where it is said once in a while.
+        quiet = logging.getLogger("cdc.librdkafka")
+        if quiet.level == logging.NOTSET:
+            quiet.setLevel(logging.CRITICAL)
         self._producer = Producer(
             {
                 **_DEFAULTS,
@@ -87,7 +93,7 @@ class Publisher:
                 **_FIXED,
                 "queue.buffering.max.kbytes": settings.buffer_bytes_max // 1024 * 2,
                 "error_cb": self._heard_error,
-                "logger": logging.getLogger("cdc.librdkafka"),
+                "logger": quiet,
             }
         )
 
@@ -263,8 +269,11 @@ class Publisher:
         self._metrics.kafka_error = error.str()
         if error.fatal():
             self._fail(KafkaFatal(error.str()))
-        else:
-            logger.warning("kafka_error", extra={"reason": error.str()})
+        elif time.monotonic() - self._complained_at > _COMPLAIN_SECONDS:
+            self._complained_at = time.monotonic()
+            logger.warning(
+                "kafka_error", extra={"server": self._settings.server, "reason": error.str()}
+            )
 
     def _fail(self, error: CdcError) -> None:
         if self.failure is None:

@@ -161,7 +161,7 @@ async def _keep_reading(settings: ReaderSettings, stop: asyncio.Event) -> None:
         try:
             await run_reader(settings, stop)
         except CdcError as error:
-            logger.error(
+            logger.error(  # noqa: TRY400  an operator wants the advice and no traceback
                 "reader_failed",
                 extra={
                     "server": settings.server,

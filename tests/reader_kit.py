@@ -43,7 +43,8 @@ create table observer_state_events (id bigserial primary key, observer text not 
  event_seq int8 not null, event_time timestamp not null, status int2 not null, msg text);
 """
 INSERT = """insert into call_state_events (observer, event_seq, event_time, event_type, cseq,
- call_id, from_tag, to_tag, from_url, to_url, contact, failure_status, caller_internal, branch_id, via_count)
+ call_id, from_tag, to_tag, from_url, to_url, contact, failure_status, caller_internal,
+ branch_id, via_count)
  select 'proxy:5060', i, clock_timestamp() at time zone 'utc', 'R', 1, 'call-' || (i / 4), 'from',
  '', '"Bob" <sip:bob@example.com>;tag=from', '<sip:301@example.com>', '<sip:bob@10.0.0.1>', 0, true,
  'z9hG4bK' || i, 1 from generate_series(1::bigint, %s) as i"""
