@@ -90,7 +90,6 @@ class Assignment:
             (topic, number): position
             for number, worker in self.workers.items()
             for topic, position in worker.positions.items()
-            if position
         }
 
     async def on_revoked(self) -> None:

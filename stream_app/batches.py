@@ -106,14 +106,18 @@ class BatchConsumer(driver.Consumer):
 
         The group's offsets may lag (they are committed seconds apart) or be lost (a group that was
         away for longer than the broker keeps them); the state moves with the partition.
+
+        Trap: where nothing was ever committed the driver does not seek at all. Records that were
+        fetched while partitions moved, and left, would be lost: such a partition goes back to its
+        position too, even to 0 (or to where its log begins by now: `auto_offset_reset`).
         """
         committed = dict(await super().seek_to_committed())
         assigned = self.assignment()
         ahead = {
-            TP(topic, partition): position
+            tp: position
             for (topic, partition), position in self.intake.positions().items()
-            if TP(topic, partition) in assigned
-            and position > (committed.get(TP(topic, partition)) or 0)
+            if (tp := TP(topic, partition)) in assigned
+            and (position > (committed.get(tp) or 0) or not committed.get(tp))
         }
         if ahead:
             await self.seek_wait(ahead)
