@@ -86,7 +86,7 @@ class Markers:
             )
         self._waiting.append(Marker(inserted, sample.time_us))
         if len(self._waiting) > self._max:
-            self._waiting = deque(list(self._waiting)[1::2])
+            self._waiting = deque(list(self._waiting)[::2])
 
     def passed(self, confirmable: int) -> bool:
         """Notes how far Kafka holds the log; True where the progress moved."""
