@@ -277,6 +277,66 @@ def demo(
     raise typer.Exit(code or 0)
 
 
+@app.command()
+@command
+def simulate(
+    _invocation: Invocation,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write it.")],
+    seed: Annotated[int, typer.Option("--seed", help="Decides what the rest leaves open.")] = 1,
+    calls: Annotated[int, typer.Option("--calls", help="Calls; transfers add more.")] = 400,
+    servers: Annotated[int, typer.Option("--servers", help="Server 0 is the reference.")] = 3,
+    rate: Annotated[float, typer.Option("--rate", help="Calls started a second.")] = 2.0,
+    start: Annotated[
+        str, typer.Option("--start", metavar="TIME", help="When it begins, ISO 8601.")
+    ] = "2024-03-04T09:00:00Z",
+    skew_ms: Annotated[float, typer.Option("--skew-ms", help="How far clocks may be off.")] = 0.0,
+    drift_ppm: Annotated[float, typer.Option("--drift-ppm", help="How fast they may drift.")] = 0.0,
+    step_ms: Annotated[
+        float, typer.Option("--step-ms", help="By how much the last server's clock is set, once.")
+    ] = 0.0,
+    step_at: Annotated[
+        float, typer.Option("--step-at", help="When, in seconds after the beginning.")
+    ] = 60.0,
+    jitter_ms: Annotated[
+        float, typer.Option("--jitter-ms", help="Mean time for a proxy to notice a message.")
+    ] = 2.0,
+    absent: Annotated[
+        str, typer.Option("--absent", help="Absent values: empty, null, or mixed by server.")
+    ] = "empty",
+    redeliver: Annotated[
+        float, typer.Option("--redeliver", help="Share of rows that come twice.")
+    ] = 0.01,
+    retransmit: Annotated[
+        float, typer.Option("--retransmit", help="Share of BYE and REFER that are sent twice.")
+    ] = 0.01,
+    mix: Annotated[
+        str, typer.Option("--mix", help="usual, even, crossing, plain, or SCENARIO=SHARE,...")
+    ] = "usual",
+    talk_mean: Annotated[float, typer.Option("--talk-mean", help="Mean seconds of talk.")] = 90.0,
+) -> None:
+    """Write made-up call traffic of several servers, and the truth about it, into a folder."""
+    from ops.simulation.command import SimulateOptions, run  # noqa: PLC0415
+
+    options = SimulateOptions(
+        seed=seed,
+        calls=calls,
+        servers=servers,
+        rate=rate,
+        start=start,
+        skew_ms=skew_ms,
+        drift_ppm=drift_ppm,
+        step_ms=step_ms,
+        step_at=step_at,
+        jitter_ms=jitter_ms,
+        absent=absent,
+        redeliver=redeliver,
+        retransmit=retransmit,
+        mix=mix,
+        talk_mean=talk_mean,
+    )
+    run(out, options)
+
+
 def main() -> None:
     """Entry point of the command."""
     app()

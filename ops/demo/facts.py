@@ -131,14 +131,14 @@ class Tail:
 
     def _take_event(self, message: Message) -> None:
         told = orjson.loads(message.value() or b"{}")
-        server, row = str(told.get("server")), told.get("row") or {}
+        server, row_id = str(told.get("server")), int((told.get("row") or {}).get("id") or 0)
         arrived = self.arrived.setdefault(server, Arrived())
         seen = self._seen.setdefault(server, set())
-        if row.get("id") in seen:
+        if row_id in seen:
             arrived.again += 1
         else:
             arrived.rows += 1
-            seen.add(row.get("id"))
+            seen.add(row_id)
 
 
 class SinkWatch:

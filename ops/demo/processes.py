@@ -20,7 +20,7 @@ from ops.stack.processes import KeptProcess, Program
 STOP_SECONDS: Final = 12.0  # services finish what they hold within 10 s
 _LOG_TAIL_LINES: Final = 8
 _SOURCE: Final = Path(ops.__file__).resolve().parents[1]
-_COMMAND: Final = (sys.executable, "-c", "from ops.cli import main; main()")
+_COMMAND: Final = (sys.executable, "-m", "ops.cli")
 
 
 class Children:

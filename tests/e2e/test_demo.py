@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = (sys.executable, "-c", "from ops.cli import main; main()", "demo")
+COMMAND = (sys.executable, "-m", "ops.cli", "demo")
 ROOT = Path(__file__).parents[2]
 
 
