@@ -17,7 +17,8 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from ops.stack import ports
 from ops.stack.accounts import Account
@@ -114,7 +115,8 @@ class KafkaBroker:
         self._write_properties(self._port or 9092, 9093)
         if self._account:
             os.chown(self.folder, self._account.uid, self._account.gid)
-        command = [*self._command(), "kafka.tools.StorageTool", "format"]
+        # a program this short is over before the optimising compiler has paid: 1.8 s of CPU to 1.1
+        command = [*self._command("-XX:TieredStopAtLevel=1"), "kafka.tools.StorageTool", "format"]
         command += ["-t", self.cluster_id, "-c", str(self._properties)]
         done = subprocess.run(
             command,
@@ -232,11 +234,12 @@ class KafkaBroker:
             return False
         return bool(metadata.brokers) and metadata.cluster_id == self.cluster_id
 
-    def _command(self) -> list[str]:
+    def _command(self, *options: str) -> list[str]:
         return [
             str(self._java),
             f"-Xmx{self.spec.heap_mb}m",
             *_JVM,
+            *options,
             f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}",
             "-cp",
             f"{self._jars}/*",

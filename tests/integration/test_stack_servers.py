@@ -168,22 +168,21 @@ def test_a_topic_for_a_test(stack: Stack, topic: Callable[..., str]) -> None:
 
 
 def test_a_database_for_a_test(database: Callable[..., str]) -> None:
-    with psycopg.connect(database("b", encoding="SQL_ASCII"), autocommit=True) as conn:
-        assert conn.execute("SHOW server_encoding").fetchone() == ("SQL_ASCII",)
+    dsn = database("b", encoding="SQL_ASCII")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        # psycopg does not decode what a SQL_ASCII database sends
+        assert conn.execute("SHOW server_encoding").fetchone() == (b"SQL_ASCII",)
         conn.execute("SELECT pg_create_logical_replication_slot('left_behind', 'pgoutput')")
 
 
 def test_a_stack_that_ended_left_nothing() -> None:
-    began = time.monotonic()
     with Stack(2) as stack:
-        up_seconds = time.monotonic() - began
-        folder, names = stack.folder, [str(stack.folder)]
+        folder = stack.folder
         used = [server.port for server in stack.servers] + [stack.broker.port]
-        assert naming(names[0])
+        assert len(naming(str(folder))) == 6  # three servers, each with its keeper
         began = time.monotonic()
     assert time.monotonic() - began < 10
-    assert up_seconds < 60  # 5 s on two idle cores; tests share theirs
-    assert not naming(names[0])
+    assert not naming(str(folder))
     assert not folder.exists()
     assert all(ports.is_free(port) for port in used)
 
