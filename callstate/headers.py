@@ -12,7 +12,7 @@ import re
 # The display name: up to the first `<` that is outside quoted strings. Each alternative starts with
 # a character that no other can start with, so there is nothing to backtrack into.
 _DISPLAY_NAME = re.compile(r'[^"<\\]*(?:(?:"(?:[^"\\]|\\.)*"|\\.)[^"<\\]*)*', re.DOTALL)
-_TAG = re.compile(r"[\s;]*;\s*tag\s*(?:[=;]|\Z)", re.IGNORECASE)
+_TAG = re.compile(r";\s*tag\s*(?:[=;]|\Z)", re.IGNORECASE)
 _MUSIC_ON_HOLD = "~~mh~"
 
 
@@ -28,6 +28,17 @@ def _open_bracket(header: str) -> int:
     return header.rfind("<")  # quotes do not balance: the last bracket is the likeliest
 
 
+def _before_tag(header: str, start: int) -> str:
+    """The header up to the tag parameter that begins behind `start`, whole where there is none."""
+    tag = _TAG.search(header, start)
+    if tag is None:
+        return header
+    end = tag.start()  # backwards by hand: a pattern that takes blanks along is quadratic in them
+    while end and (header[end - 1] == ";" or header[end - 1].isspace()):
+        end -= 1
+    return header[:end]
+
+
 def address_of_record(header: str) -> str:
     """The header up to the tag parameter behind the address, the display name kept.
 
@@ -37,14 +48,11 @@ def address_of_record(header: str) -> str:
     if bracket >= 0:
         close = header.find(">", bracket)
         if close < 0:
-            tag = _TAG.search(header, bracket)
-            return (header[: tag.start()] if tag else header).rstrip() + ">"
+            return _before_tag(header, bracket).rstrip() + ">"
         if close + 1 == len(header) or header.startswith(";tag=", close + 1):
             return header[: close + 1]
-        tag = _TAG.search(header, close)
-    else:
-        tag = _TAG.search(header, header.rfind('"') + 1)
-    return header[: tag.start()] if tag else header
+        return _before_tag(header, close)
+    return _before_tag(header, header.rfind('"') + 1)
 
 
 def contact_without_parameters(contact: str) -> str:
