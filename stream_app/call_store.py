@@ -7,12 +7,15 @@ store, a dict) and how they reach the changelog.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 
 import orjson
 
 from callstate.call import CallState
+
+log = logging.getLogger(__name__)
 
 Change = tuple[str, bytes | None]
 
@@ -22,9 +25,17 @@ def encode_call(state: CallState) -> bytes:
     return orjson.dumps(state.to_wire())
 
 
-def decode_call(encoded: bytes) -> CallState:
-    """Reads what `encode_call` of this or an older version wrote."""
-    return CallState.from_wire(orjson.loads(encoded))
+def decode_call(encoded: bytes) -> CallState | None:
+    """Reads what `encode_call` of this or an older version wrote; None for bytes that are broken.
+
+    Raises:
+        ValueError: A newer version wrote it: this program must not touch it.
+    """
+    try:
+        wire = orjson.loads(encoded)
+    except orjson.JSONDecodeError:
+        return None
+    return CallState.from_wire(wire)
 
 
 class PartitionCalls:
@@ -53,9 +64,9 @@ class PartitionCalls:
         if call_id in self._changed:
             return None  # deleted since the last commit
         encoded = self._encoded.get(call_id)
-        if encoded is None:
-            return None
-        state = self._decoded[call_id] = decode_call(encoded)
+        state = None if encoded is None else self._decode(call_id, encoded)
+        if state is not None:
+            self._decoded[call_id] = state
         return state
 
     def put(self, call_id: str, state: CallState) -> None:
@@ -76,7 +87,18 @@ class PartitionCalls:
                 yield call_id, state
         for call_id, encoded in list(self._encoded.items()):
             if call_id not in self._changed:
-                yield call_id, self._decoded.get(call_id) or decode_call(encoded)
+                state = self._decoded.get(call_id) or self._decode(call_id, encoded)
+                if state is not None:
+                    yield call_id, state
+
+    def _decode(self, call_id: str, encoded: bytes) -> CallState | None:
+        state = decode_call(encoded)
+        if state is None:
+            # One broken state must not keep the partition: the call begins anew, and a revision
+            # that knows less than the one in the database is refused there.
+            log.error("call_state_unreadable", extra={"call_id": call_id})
+            del self._encoded[call_id]
+        return state
 
     def take_changes(self) -> list[Change]:
         """What changed since the last call, encoded (None: deleted) and kept in the table.

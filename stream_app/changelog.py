@@ -139,6 +139,14 @@ class Outbox:
         if error is not None:
             self._errors.append(f"{message.topic()}: {error.str()}")
 
+    def broker_answers(self, topic: str) -> bool:
+        """Whether the broker answers at all, within three seconds."""
+        try:
+            self._producer.list_topics(topic, timeout=3.0)
+        except KafkaException:
+            return False
+        return True
+
     def close(self) -> None:
         """Lets go of what is still queued."""
         self._producer.purge()

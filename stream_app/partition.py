@@ -131,7 +131,13 @@ class PartitionWorker:
             self._settings.references_topic: 0,
             **told.get("positions", {}),
         }
-        self.processor.restore(told.get("processor"))
+        try:
+            self.processor.restore(told.get("processor"))
+        except ValueError as error:
+            raise StreamAppError(
+                f"partition {self.partition} cannot be taken up: {error}",
+                "a newer version has written it: use that version, or a newer one",
+            ) from error
 
     @property
     def pending_records(self) -> int:

@@ -96,9 +96,8 @@ class OpenCallsTable(faust.Table[str, bytes]):
             await cast(Any, self.app).assignment.assigned({tp.partition for tp in active_tps})
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  ends the app, whatever it is
             await self.app.crash(error)
-            raise
 
 
 class OwnRecovery(Recovery):

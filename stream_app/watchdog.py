@@ -29,6 +29,11 @@ class Movement:
     _moved_at: dict[int, float] = field(default_factory=dict)
     _position: dict[int, int] = field(default_factory=dict)
 
+    def excuse(self) -> None:
+        """What has looked like a stall so far is none: the broker is away."""
+        self._moved_at.clear()
+        self._position.clear()
+
     def stalled(
         self, now: float, lags: Mapping[int, tuple[int, int | None]], *, excused: bool
     ) -> list[int]:

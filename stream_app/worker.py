@@ -37,6 +37,7 @@ EXIT_FAILED = 1
 EXIT_BAD_CONFIGURATION = 2
 
 LOOK_SECONDS = 1.0
+REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
 
 
 def run_worker(settings: WorkerSettings) -> int:
@@ -181,7 +182,7 @@ class Worker:
             if now >= next_status:
                 self._status.send(self.status())
                 next_status = now + self.settings.status_interval_seconds
-            self._judge(now)
+            await self._judge(now)
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
 
     def status(self) -> dict[str, Any]:
@@ -202,18 +203,26 @@ class Worker:
             started_at=self.started_at,
         )
 
-    def _judge(self, now: float) -> None:
+    async def _judge(self, now: float) -> None:
+        """Raises Stalled where partitions, or a rebalance, stand still and nobody is away."""
         topic = self.settings.events_topic
+        assignment = self.assignment
         lags = {
             number: (worker.positions[topic], self.app.end_offset(topic, number))
-            for number, worker in self.assignment.workers.items()
+            for number, worker in assignment.workers.items()
         }
-        lags |= dict.fromkeys(self.assignment.fenced, (-1, 0))
+        lags |= dict.fromkeys(assignment.fenced, (-1, 0))
+        if not assignment.ready:
+            lags[REBALANCE] = (-1, 0)
         excused = self.commits.figures.failing_since is not None
         stalled = self._movement.stalled(now, lags, excused=excused)
-        if stalled:
-            names = ", ".join(map(str, stalled))
-            raise Stalled(f"partitions {names} have lag and do not move")
+        if not stalled:
+            return
+        if not await asyncio.to_thread(self.outbox.broker_answers, topic):
+            self._movement.excuse()
+            return
+        names = ", ".join(map(str, stalled)).replace(str(REBALANCE), "none assigned")
+        raise Stalled(f"partitions ({names}) have lag and do not move")
 
     async def _stop(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
         """Finishes what is held if that can be done in time, and leaves the group."""

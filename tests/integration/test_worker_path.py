@@ -203,6 +203,66 @@ def test_sink_away_and_back(bed: Bed) -> None:
     assert worker.stop() == 0
 
 
+def test_sink_away_at_the_start(bed: Bed) -> None:
+    server = shared_stack().sink
+    server.stop("fast")
+    try:
+        worker = bed.worker()
+        until(lambda: worker.logged("commit_failed"), "it says that the sink is away")
+        put_calls(bed, "early", 20, at=0)
+    finally:
+        server.start()
+    until(lambda: bed.cdr_ids() == ids("early", 20), "CDRs after")
+    assert worker.stop() == 0
+
+
+def test_broker_killed_and_started_again(bed: Bed) -> None:
+    broker = shared_stack().broker
+    worker = bed.worker()
+    worker.wait_assigned()
+    names = put_calls(bed, "before", 20, at=0)
+    until(lambda: bed.cdr_ids() == names, "CDRs before")
+    broker.kill()
+    broker.start()
+    names += put_calls(bed, "after", 20, at=100)
+    until(lambda: bed.cdr_ids() == sorted(names), "CDRs after")
+    assert worker.alive
+    assert worker.stop() == 0
+
+
+def test_leg_of_a_chain_is_hidden_though_the_named_call_is_elsewhere(bed: Bed) -> None:
+    """Question and answer travel between partitions, and survive that the asker's worker dies."""
+    first = bed.worker("w1")
+    first.wait_assigned()
+    legs = ids("leg", 12)
+    for n, leg in enumerate(legs):
+        rows = call_rows(leg, 0, seconds=5)
+        rows[0]["reference"] = f"named-{n}@host;rel=chain"
+        bed.put_rows(rows)
+    put_calls(bed, "plain", 5, at=0)
+    until(lambda: bed.cdr_ids() == sorted([*legs, *ids("plain", 5)]), "CDRs of unknown chains")
+    first.kill()
+    second = bed.worker("w2")
+    for n in range(12):
+        bed.put_rows(call_rows(f"named-{n}@host", 30, seconds=5))
+    bed.flush()
+    second.wait_assigned()
+    # The answers come after the named calls' records were read: time must go on behind them.
+    step = iter(range(100, 10_000, 10))
+
+    def hidden() -> bool:
+        bed.beat(next(step))
+        bed.flush()
+        return not set(legs) & set(bed.cdr_ids())
+
+    until(hidden, "the legs are hidden")
+    assert len(bed.cdr_ids()) == 17
+    assert bed.query("SELECT count(*) FROM cdr_provenance WHERE hidden_reason IS NOT NULL") == [
+        (12,)
+    ]
+    assert second.stop() == 0
+
+
 def test_bad_records_become_dead_letters(bed: Bed) -> None:
     worker = bed.worker()
     worker.wait_assigned()

@@ -1,0 +1,246 @@
+"""One partition without Kafka and PostgreSQL: positions, cuts, bad records, effects as records."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import orjson
+import pytest
+
+from callstate.config import ResolutionConfig
+from callstate.effects import AnswerReference, AskReference, DeadLetter
+from callstate.envelope import Gap as GapRecord
+from callstate.envelope import event_message, gap_message, heartbeat_message
+from callstate.events import CallEvent
+from callstate.processor import PartitionProcessor
+from stream_app.changelog import PARTITION_KEY
+from stream_app.errors import StreamAppError
+from stream_app.partition import BAD_RECORDS_MAX, PartitionWorker
+from stream_app.settings import WorkerSettings
+from tests.calls import us
+from tests.streaming import CLOCK, call_rows
+
+SETTINGS = WorkerSettings(
+    bootstrap_servers="nowhere:1",
+    sink_dsn="nowhere",
+    resolution=ResolutionConfig(servers=("a",)),
+    worker_id="w",
+)
+EVENTS, REFERENCES = SETTINGS.events_topic, SETTINGS.references_topic
+
+Fetched = namedtuple("Fetched", "offset key value headers")
+
+
+class Log:
+    """Records with rising offsets."""
+
+    def __init__(self) -> None:
+        self.records: list[Fetched] = []
+
+    def add(self, kind: str, message: object, key: str = "k") -> Fetched:
+        value = message if isinstance(message, bytes) else orjson.dumps(message)
+        headers = [("kind", kind.encode()), ("server", b"a")]
+        self.records.append(Fetched(len(self.records), key.encode(), value, headers))
+        return self.records[-1]
+
+    def call(self, call_id: str, at: float) -> None:
+        for row in call_rows(call_id, at):
+            self.add("event", event_message("a", "0/1", None, CLOCK, row), call_id)
+
+    def beat(self, at: float) -> None:
+        self.add("heartbeat", heartbeat_message("a", us(at), "0/1", CLOCK))
+
+
+@pytest.fixture
+def log() -> Log:
+    log = Log()
+    log.call("one", 0)
+    log.call("two", 5)
+    log.beat(100)
+    return log
+
+
+def worker(**more: Any) -> PartitionWorker:
+    return PartitionWorker(SETTINGS, 0, 7, {}, **more)
+
+
+def written(commit: Any) -> list[str]:
+    return sorted(call.call_id for call in commit.calls)
+
+
+def test_a_cut_holds_all_that_came_of_the_records(log: Log) -> None:
+    part = worker()
+    part.feed(EVENTS, log.records, "token")
+    assert part.has_calls_to_write
+    assert part.pending_records == 7
+    commit = part.cut()
+    assert commit is not None
+    assert written(commit) == ["one", "two"]
+    assert commit.tokens == ("token",)
+    assert commit.progress.positions == {EVENTS: 7, REFERENCES: 0}
+    assert commit.progress.watermark_us == us(95)
+    assert commit.progress.counters["cdrs"] == 2
+    assert {record.key for record in commit.changelog} == {b"one", b"two", PARTITION_KEY}
+    assert commit.changelog[-1].key == PARTITION_KEY, "the partition's own state comes last"
+    assert all(record.partition == 0 for record in commit.changelog)
+    assert part.cut() is None
+    assert part.pending_records == 0
+
+
+def test_what_was_fed_is_not_fed_again(log: Log) -> None:
+    part = worker()
+    part.feed(EVENTS, log.records[:5])
+    part.feed(EVENTS, log.records[2:])
+    part.feed(EVENTS, log.records)
+    commit = part.cut()
+    assert commit is not None
+    assert commit.progress.counters["events"] == 6
+    assert commit.progress.counters["duplicates"] == 0
+
+
+def test_any_cut_and_restart_gives_the_same(log: Log) -> None:
+    whole = worker()
+    whole.feed(EVENTS, log.records)
+    expected = whole.cut()
+    assert expected is not None
+    for cut_at in range(1, len(log.records)):
+        first = worker()
+        first.feed(EVENTS, log.records[:cut_at])
+        before = first.cut()
+        assert before is not None
+        state = before.changelog[-1].value
+        assert state is not None
+        table = {
+            (record.key or b"").decode(): record.value[9:]
+            for record in before.changelog[:-1]
+            if record.value is not None
+        }
+        second = PartitionWorker(SETTINGS, 0, 8, table, state[9:])
+        assert second.positions[EVENTS] == cut_at
+        second.feed(EVENTS, log.records)
+        after = second.cut()
+        assert after is not None
+        calls = {call.call_id: call for call in (*before.calls, *after.calls)}
+        assert [calls[call.call_id] for call in expected.calls] == list(expected.calls)
+
+
+def test_unreadable_records_become_dead_letters_with_their_bytes(log: Log) -> None:
+    log.add("event", b"\xff no json")
+    log.add("event", b'{"v": 1, "server": "a", "row": {"call_id": 7}}')
+    log.add("nonsense", {"v": 1})
+    log.records.append(Fetched(len(log.records), b"k", None, []))
+    part = worker()
+    part.feed(EVENTS, log.records)
+    commit = part.cut()
+    assert commit is not None
+    assert written(commit) == ["one", "two"]
+    letters = commit.side_records
+    assert [record.topic for record in letters] == [SETTINGS.dead_letter_topic] * 4
+    assert letters[0].value == b"\xff no json"
+    assert letters[1].value == b'{"v": 1, "server": "a", "row": {"call_id": 7}}'
+
+
+def test_gaps_go_to_the_sink_once(log: Log) -> None:
+    gap = GapRecord("a", "0/1", "0/2", us(0), us(1), "slot lost")
+    log.add("gap", gap_message(gap))
+    log.add("gap", gap_message(gap))
+    part = worker()
+    part.feed(EVENTS, log.records)
+    commit = part.cut()
+    assert commit is not None
+    assert commit.gaps == (gap,)
+
+
+class Fragile(PartitionProcessor):
+    """Fails on events of one call, after it has begun to work on them."""
+
+    bad: str = "two"
+
+    def feed(self, records: Any) -> Any:
+        effects = super().feed(records)
+        if any(isinstance(record, CallEvent) and record.call_id == self.bad for record in records):
+            raise RuntimeError("a bug")
+        return effects
+
+
+def test_a_record_that_breaks_the_processor_is_set_aside_alone(log: Log) -> None:
+    part = worker(make_processor=Fragile)
+    part.feed(EVENTS, log.records[:3], "first")
+    part.feed(EVENTS, log.records[3:], "second")
+    commit = part.cut()
+    assert commit is not None
+    assert written(commit) == ["one"]
+    assert commit.tokens == ("first", "second")
+    assert commit.progress.positions[EVENTS] == len(log.records)
+    letters = commit.side_records
+    assert [record.value for record in letters] == [record.value for record in log.records[3:6]]
+    assert b"the program failed" in dict(letters[0].headers or [])["reason"]  # type: ignore[operator]
+    log.call("three", 200)
+    log.beat(300)
+    part.feed(EVENTS, log.records[7:])
+    commit = part.cut()
+    assert commit is not None
+    assert written(commit) == ["three"]
+
+
+def test_a_processor_that_always_fails_ends_the_worker() -> None:
+    log = Log()
+    for n in range(BAD_RECORDS_MAX):
+        log.call("two", n)
+    with pytest.raises(StreamAppError, match="the processor fails: RuntimeError: a bug"):
+        worker(make_processor=Fragile).feed(EVENTS, log.records)
+
+
+class Asking(PartitionProcessor):
+    def feed(self, records: Any) -> Any:
+        return [AskReference("named", "asker"), AnswerReference("asker", "named")]
+
+
+def test_questions_and_answers_are_keyed_by_the_call_that_they_are_for() -> None:
+    log = Log()
+    log.beat(1)
+    part = worker(make_processor=Asking)
+    part.feed(EVENTS, log.records)
+    commit = part.cut()
+    assert commit is not None
+    assert [
+        (record.topic, record.key, record.headers, orjson.loads(record.value or b""))
+        for record in commit.side_records
+    ] == [
+        (
+            REFERENCES,
+            b"named",
+            [("kind", b"reference_asked")],
+            {"v": 1, "call_id": "named", "asker": "asker"},
+        ),
+        (
+            REFERENCES,
+            b"asker",
+            [("kind", b"reference_known")],
+            {"v": 1, "call_id": "asker", "referenced": "named"},
+        ),
+    ]
+    assert all(record.partition is None for record in commit.side_records)
+
+
+class Letters(PartitionProcessor):
+    def feed(self, records: Any) -> Any:
+        return [DeadLetter("odd", "b", {"call_id": "x", "n": object}, call_id="x")]
+
+
+def test_a_dead_letter_may_hold_anything() -> None:
+    log = Log()
+    log.beat(1)
+    part = worker(make_processor=Letters)
+    part.feed(EVENTS, log.records)
+    commit = part.cut()
+    assert commit is not None
+    [letter] = commit.side_records
+    assert letter.key == b"x"
+    assert orjson.loads(letter.value or b"")["call_id"] == "x"
+
+
+def test_a_state_of_a_newer_version_is_refused() -> None:
+    with pytest.raises(StreamAppError, match="version 99"):
+        worker(state=b'{"v": 99}')
