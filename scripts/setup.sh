@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
 say() { printf 'setup: %s\n' "$*" >&2; }
-fail() { say "$1"; say "type: $2"; exit 1; }
+fail() { say "$1; type: $2"; exit 1; }
 
 # One setup at a time in one clone; other clones have folders of their own.
 if mkdir -p .tools 2>/dev/null && [ -w .tools ] && [ -z "${CDRSTREAM_SETUP_LOCKED:-}" ] &&
