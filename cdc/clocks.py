@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from callstate.events import Clock
 from cdc.clock_probe import ClockTracker, compare, read_clock, stopwatch_us
@@ -33,8 +32,9 @@ class ServerClock:
         self._is_reference = settings.reference or settings.reference_dsn == settings.dsn
 
     def stamp(self) -> Clock | None:
-        """What is known of the offset now; None where nothing is."""
-        clock = _REFERENCE if self._is_reference else self._tracker.clock(stopwatch_us())
+        """What is known of the offset until the next heartbeat; None where nothing is."""
+        until_us = stopwatch_us() + round(self._settings.heartbeat_seconds * 1_000_000)
+        clock = _REFERENCE if self._is_reference else self._tracker.clock(until_us)
         if clock is not None:
             self._metrics.clock_offset_us = clock.offset_us
             self._metrics.clock_error_us = clock.error_us
@@ -66,12 +66,11 @@ class ServerClock:
             return
         self._tracker.add(compare(await read_clock(server, rounds), reference))
 
-    async def probe_for_ever(self, server: Connection, use: Callable[[], None]) -> None:
-        """Measures every `probe_seconds` and calls `use` after each."""
+    async def probe_for_ever(self, server: Connection) -> None:
+        """Measures every `probe_seconds`."""
         while True:
             await asyncio.sleep(self._settings.probe_seconds)
             await self.probe(server)
-            use()
 
     async def close(self) -> None:
         """Leaves the reference."""

@@ -29,6 +29,7 @@ _TUPLE_AT: Final = _HEADER_BYTES + 8  # 'I', relation, 'N', number of columns
 
 _lsn_and_time = Struct(">QQ").unpack_from
 _quad = Struct(">Q").unpack_from
+_long = Struct(">I").unpack_from
 
 _EPOCH = datetime(2000, 1, 1)
 
@@ -47,12 +48,8 @@ class Route(NamedTuple):
     key_column: str | None
 
 
-class Out(NamedTuple):
-    """One record, ready for Kafka."""
-
-    topic: str
-    key: str
-    value: bytes
+# One record, ready for Kafka: topic, key, value. A bare tuple, because one is made for each row.
+Out = tuple[str, str, bytes]
 
 
 @dataclass(slots=True)
@@ -116,7 +113,7 @@ class Decoder:
         self.in_transaction = False
         self.transaction_rows = 0
         self._routes = routes
-        self._relations: dict[bytes, tuple[RowEncoder, Route] | None] = {}
+        self._relations: dict[int, tuple[RowEncoder, Route] | None] = {}
         self._before_row = b""
 
     def feed(self, messages: Iterable[Any]) -> Chunk:  # noqa: PLR0912  the hot loop, kept in one
@@ -128,7 +125,7 @@ class Decoder:
         chunk = Chunk()
         records = chunk.records
         size = 0
-        relations = self._relations
+        relations, relation_of = self._relations, _long
         before_row = self._before_row
         rows = self.transaction_rows
         for data in messages:
@@ -136,7 +133,7 @@ class Decoder:
                 kind = data[_HEADER_BYTES]
                 if kind == _INSERT:
                     try:
-                        known = relations[bytes(data[26:30])]
+                        known = relations[relation_of(data, 26)[0]]
                         if known is None:
                             continue
                         row, key = known[0].encode(data[_TUPLE_AT:])
@@ -146,7 +143,7 @@ class Decoder:
                     topic, key_column = known[1]
                     if key_column is None:
                         key = self.server
-                    records.append(Out(topic, key, value))
+                    records.append((topic, key, value))
                     size += len(value) + len(key)
                     rows += 1
                 elif kind == _BEGIN:
@@ -174,7 +171,7 @@ class Decoder:
         return chunk
 
     def _read_relation(self, data: bytes) -> None:
-        relation = data[:4]
+        relation = int.from_bytes(data[:4])
         try:
             _, name_end = data.index(0, 4), data.index(0, data.index(0, 4) + 1)
             name = data[data.index(0, 4) + 1 : name_end].decode("utf-8", "replace")

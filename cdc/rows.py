@@ -93,7 +93,7 @@ _INLINE: Final[dict[int, str]] = {
     TIMESTAMPTZ: "zoned({0})",
 }
 
-Extract = Callable[[list[str]], tuple[bytes, str]]
+Extract = Callable[[list[str]], tuple[bytes, str] | None]
 
 
 class RowEncoder:
@@ -108,9 +108,10 @@ class RowEncoder:
         self._convert = [_CONVERT.get(column.type_oid) for column in columns]
         names = [column.name for column in columns]
         self._key = names.index(key_column) if key_column in names else None
-        # Null pattern by number of nulls: rows of one kind leave out the same columns, so the
-        # pattern seen last is nearly always right, and a wrong one is found out by the lengths.
-        self._patterns: dict[int, tuple[tuple[tuple[int, int, str], ...], Extract]] = {}
+        # By the number of parts, and so of nulls: rows of one kind leave out the same columns, so
+        # the pattern seen last is nearly always right, and a wrong one is told by the lengths.
+        self._extract: dict[int, Extract] = {}
+        self._learned: dict[int, tuple[int, ...]] = {}
 
     def encode(self, data: Any) -> tuple[bytes, str]:
         """The row in `data`, the TupleData's bytes behind the number of columns.
@@ -120,19 +121,11 @@ class RowEncoder:
         """
         if len(data) < _FAST_BYTES_MAX:
             parts = str(data, "latin-1").split(_MARK)
-            known = self._patterns.get(len(self.columns) + 1 - len(parts))
-            if known is not None:
-                extras, extract = known
-                # A part is two bytes of length, the text, and one `n` for each null that follows.
-                for index, count, tail in extras:
-                    part = parts[index]
-                    size = (ord(part[0]) << 8) + ord(part[1]) + 2 + count if index else count
-                    if len(part) != size or not part.endswith(tail):
-                        break
-                else:
-                    row, key = extract(parts)
-                    if row.isascii():
-                        return row, key
+            extract = self._extract.get(len(parts))
+            if extract is not None:
+                found = extract(parts)
+                if found is not None and found[0].isascii():
+                    return found
         return self._encode_plain(bytes(data))
 
     def encode_values(self, values: Sequence[Value]) -> tuple[bytes, str]:
@@ -160,14 +153,25 @@ class RowEncoder:
     def _learn(self, data: bytes, values: Sequence[Value]) -> None:
         if len(data) >= _FAST_BYTES_MAX or any(isinstance(value, _Absent) for value in values):
             return
-        nulls = [index for index, value in enumerate(values) if value is None]
-        extras, sources = _pattern(len(values), nulls)
-        known = self._patterns.get(len(nulls))
-        if known is None or known[0] != extras:
-            self._patterns[len(nulls)] = (extras, self._generate(sources))
+        nulls = tuple(index for index, value in enumerate(values) if value is None)
+        parts = len(values) - len(nulls) + 1
+        if self._learned.get(parts) != nulls:
+            self._learned[parts] = nulls
+            self._extract[parts] = self._generate(nulls)
 
-    def _generate(self, sources: Sequence[str | None]) -> Extract:
-        """Code for one null pattern; `sources` gives the expression of each column's text."""
+    def _generate(self, nulls: Sequence[int]) -> Extract:
+        """Code for one null pattern: checks that it is the row's, then takes the row apart.
+
+        A part is two bytes of length, the text, and one `n` for each null that follows; the first
+        part is only the nulls before any text.
+        """
+        sources, tails = _sources(len(self.columns), nulls)
+        lines = ["def extract(p):"]
+        for part, tail in enumerate(tails):
+            if tail:
+                size = f"(ord(a[0]) << 8) + ord(a[1]) + {2 + tail}" if part else str(tail)
+                lines.append(f" a = p[{part}]")
+                lines.append(f" if len(a) != {size} or a[-{tail}:] != {'n' * tail!r}: return None")
         members = []
         for column, source in zip(self.columns, sources, strict=True):
             if source is None:
@@ -176,23 +180,20 @@ class RowEncoder:
                 expression = _INLINE.get(column.type_oid, "{0}").format(source)
             members.append(f"{column.name!r}: {expression}")
         key = (None if self._key is None else sources[self._key]) or "''"
-        code = f"def extract(p):\n return dumps({{{', '.join(members)}}}), {key}\n"
+        lines.append(f" return dumps({{{', '.join(members)}}}), {key}")
         scope: dict[str, Any] = {"dumps": _dumps, "real": _real, "zoned": iso_time_zoned}
         # Column names are embedded as literals by repr: nothing a server sends is run.
-        exec(compile(code, "<relation>", "exec"), scope)  # noqa: S102
+        exec(compile("\n".join(lines), "<relation>", "exec"), scope)  # noqa: S102
         extract: Extract = scope["extract"]
         return extract
 
 
-def _pattern(
-    count: int, nulls: Sequence[int]
-) -> tuple[tuple[tuple[int, int, str], ...], list[str | None]]:
-    """Which parts carry how many `n` behind them, and where each column's text is."""
-    absent = frozenset(nulls)
+def _sources(count: int, nulls: Sequence[int]) -> tuple[list[str | None], list[int]]:
+    """Where each column's text is among the parts, and how many nulls stand behind each part."""
     tails = [0]
     part_of: list[int | None] = []
     for index in range(count):
-        if index in absent:
+        if index in nulls:
             tails[-1] += 1
             part_of.append(None)
         else:
@@ -202,7 +203,7 @@ def _pattern(
         None if part is None else f"p[{part}][2:{-tails[part] if tails[part] else ''}]"
         for part in part_of
     ]
-    return tuple((part, tail, "n" * tail) for part, tail in enumerate(tails) if tail), sources
+    return sources, tails
 
 
 def read_tuple(data: bytes, count: int) -> list[Value]:

@@ -44,6 +44,7 @@ from cdc.wal_stream import WalStream
 logger = logging.getLogger(__name__)
 
 _REPLY_SECONDS_MIN = 0.1
+_PROGRESS_SECONDS = 10.0
 
 
 class Session:
@@ -141,7 +142,7 @@ class Session:
             self._publisher.pump_for_ever(tick),
             self._sample_for_ever(opened.sql, markers),
             self._watch_for_ever(opened.sql),
-            self._clock.probe_for_ever(opened.sql, self._stamp),
+            self._clock.probe_for_ever(opened.sql),
         ]
         reading = asyncio.ensure_future(receiving)
         tasks = [reading, *(asyncio.ensure_future(other) for other in others)]
@@ -184,8 +185,7 @@ class Session:
         settings, positions, now = self._settings, self._publisher.positions, time.monotonic()
         if markers.passed(positions.confirmable):
             self._beat(partitions, positions.confirmable, markers.progress_us)
-        moved = positions.confirmable > keeper.wanted.lsn
-        if moved:
+        if positions.confirmable > keeper.wanted.lsn:
             # A server that waits for our reply (it shuts down) is not kept waiting.
             seconds = _REPLY_SECONDS_MIN if self._reply_asked else settings.position_seconds
             keeper.put_soon(
@@ -193,6 +193,11 @@ class Session:
                     keeper.wanted, lsn=positions.confirmable, progress_us=self._metrics.progress_us
                 ),
                 seconds,
+            )
+        elif self._metrics.progress_us != keeper.wanted.progress_us:
+            # An idle server's time goes on too: a later gap begins no earlier than need be.
+            keeper.put_soon(
+                replace(keeper.wanted, progress_us=self._metrics.progress_us), _PROGRESS_SECONDS
             )
         since = now - self._status_at
         news = keeper.stored.lsn > self._confirmed or self._reply_asked
@@ -231,6 +236,7 @@ class Session:
     async def _sample_for_ever(self, sql: Connection, markers: Markers) -> None:
         while True:
             markers.add(Sample(*await fetch_one(sql, SAMPLE_SQL)))
+            self._stamp()
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _watch_for_ever(self, sql: Connection) -> None:

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from cdc.connect import Connection
 from cdc.errors import classify
-from cdc.pgoutput import Chunk, EnvelopePrefix, Out, Route
+from cdc.pgoutput import Chunk, EnvelopePrefix, Route
 from cdc.rows import Column, RowEncoder
 from cdc.slot import fetch_one
 
@@ -134,7 +134,7 @@ class Backfill:
             value = before_row + row + b"}"
             if route.key_column is None:
                 key = self._server
-            chunk.records.append(Out(route.topic, key, value))
+            chunk.records.append((route.topic, key, value))
             chunk.size_bytes += len(value) + len(key)
         return chunk
 

@@ -7,10 +7,13 @@ its settings are the operator's.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from cdc.errors import KafkaUnreachable
@@ -62,13 +65,33 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
         ]
         if missing:
             _create(admin, missing, timeout_seconds)
-            there = admin.list_topics(timeout=timeout_seconds).topics
+            there = _wait_for(admin, plan, timeout_seconds)
     except KafkaException as error:
         raise kafka_error(error.args[0], "asking for topics") from error
     found = there.get(settings.topics.events)
     if found is None or not found.partitions:
         raise KafkaUnreachable(f"topic {settings.topics.events} is not there yet")
     return len(found.partitions)
+
+
+def _wait_for(
+    admin: AdminClient, names: Iterable[str], timeout_seconds: float
+) -> dict[str, TopicMetadata]:
+    """Metadata once every topic has its leaders: a new one is not known everywhere at once."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        there = admin.list_topics(timeout=timeout_seconds).topics
+        leaders = [
+            part.leader
+            for name in names
+            if name in there
+            for part in there[name].partitions.values()
+        ]
+        if all(name in there for name in names) and min(leaders, default=-1) >= 0:
+            return there
+        if time.monotonic() > deadline:
+            raise KafkaUnreachable("topics that were just made have no leaders yet")
+        time.sleep(0.05)
 
 
 def _options(settings: ReaderSettings) -> dict[str, Any]:
