@@ -63,6 +63,7 @@ class Watermark:
             return None
         source.set_aside = False
         source.silent_us = 0
+        source.others_us = self._greatest(server)  # what they did meanwhile is no new silence
         return SourceChanged(server, ACTIVE, source.frontier_us)
 
     def heartbeat(self, server: str, frontier_us: int, *, measured: bool) -> list[SourceChanged]:

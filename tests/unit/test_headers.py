@@ -127,22 +127,22 @@ def test_worked_examples(case: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        '"' * 2**20,
-        "<" * 2**20,
-        ";" * 2**20,
-        " ;" * 2**19,
-        "\\" * 2**20,
-        '\\"' * 2**19 + "<sip:a@h>;tag=1",
-        '"a' * 2**19 + "<sip:a@h;tag=1",
-        "<sip:a@h>" + "; " * 2**19 + "tag",
-        "<sip:a@h>" + " \t" * 2**19,
-        "x" * 2**20 + "<sip:a@h>;tag=1",
+        '"' * 2**18,
+        "<" * 2**18,
+        ";" * 2**18,
+        " ;" * 2**17,
+        "\\" * 2**18,
+        '\\"' * 2**17 + "<sip:a@h>;tag=1",
+        '"a' * 2**17 + "<sip:a@h;tag=1",
+        "<sip:a@h>" + "; " * 2**17 + "tag",
+        "<sip:a@h>" + " \t" * 2**17,
+        "x" * 2**18 + "<sip:a@h>;tag=1",
     ],
     ids=["quotes", "brackets", "semicolons", "spaces", "backslashes", "escapes", "names", "tag",
          "blanks", "long"],
 )  # fmt: skip
 @pytest.mark.parametrize("read", [address_of_record, contact_without_parameters, user_part])
-def test_a_megabyte_takes_no_longer_than_its_length(
+def test_a_long_header_takes_no_longer_than_its_length(
     header: str, read: Callable[[str], str]
 ) -> None:
     began = time.process_time()
