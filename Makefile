@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup demo test lint fmt clean
+.PHONY: setup demo test lint fmt sim clean
 
 python := .venv/bin/python
 
@@ -22,6 +22,10 @@ lint: setup
 fmt: setup
 	@$(python) -m ruff format
 	@$(python) -m ruff check --fix
+
+# Seeded worlds in virtual time: make sim SEED=7 SECONDS=60. A failure prints its seed.
+sim: setup
+	@$(python) -m ops.simulation --seed $(or $(SEED),1) --seconds $(or $(SECONDS),30) $(ARGS)
 
 clean:
 	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
