@@ -26,6 +26,7 @@ from callstate.events import BadRow, CallEvent, Clock, read_row
 from callstate.exchanges import Exchange
 
 VERSION: Final = 1
+_MOMENT_LIMIT: Final = 2**60  # 36,000 years from 1970
 KIND_HEADER: Final = "kind"
 SERVER_HEADER: Final = "server"
 
@@ -165,7 +166,7 @@ def _read_event(server: str, message: Mapping[str, Any]) -> CallEvent:
 
 
 def _read_heartbeat(server: str, message: Mapping[str, Any]) -> Heartbeat:
-    return Heartbeat(server, int(message["progress_us"]), _read_clock(message.get("clock")))
+    return Heartbeat(server, _moment(message["progress_us"]), _read_clock(message.get("clock")))
 
 
 def _read_asked(_: str, message: Mapping[str, Any]) -> ReferenceAsked:
@@ -181,9 +182,18 @@ def _read_clock(message: Any) -> Clock | None:
         return None
     return Clock(
         bool(message.get("late", False)),
-        round(message["error_ms"] * 1_000),
-        round(message["offset_ms"] * 1_000),
+        _moment(round(message["error_ms"] * 1_000)),
+        _moment(round(message["offset_ms"] * 1_000)),
     )
+
+
+def _moment(value: object) -> int:
+    """Microseconds that can be added up and still be written as JSON."""
+    if type(value) is not int:
+        raise ValueError("a time is not a whole number of microseconds")
+    if not -_MOMENT_LIMIT <= value <= _MOMENT_LIMIT:
+        raise ValueError("a time is out of range")
+    return value
 
 
 def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
@@ -191,8 +201,8 @@ def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
         server,
         str(message["from_lsn"]),
         str(message["to_lsn"]),
-        int(message["from_us"]),
-        int(message["to_us"]),
+        _moment(message["from_us"]),
+        _moment(message["to_us"]),
         str(message["reason"]),
     )
 

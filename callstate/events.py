@@ -24,6 +24,8 @@ EVENT_TYPES: Final = frozenset((REQUEST, SETUP, FAILURE, TRANSFER, END))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_US = -62_135_596_800_000_000  # 0001-01-01, the first moment that can be written
 _LAST_US = 253_402_300_799_999_999  # 9999-12-31
+_INT2_LIMIT: Final = 2**15
+_INT8_LIMIT: Final = 2**63  # beyond it no column holds a number, nor does the state's JSON
 
 
 class Clock(NamedTuple):
@@ -144,6 +146,10 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
     row_id, event_seq, cseq = get("id"), get("event_seq"), get("cseq")
     status, via_count = get("failure_status"), get("via_count")
+    if type(status) is not int:
+        status = _whole("failure_status", status)
+    if status and not -_INT2_LIMIT <= status < _INT2_LIMIT:  # it goes into a column of `cdrs`
+        raise BadRow(f"failure_status is out of range: {status!r:.40}")
     # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
     return CallEvent(
         server,
@@ -161,7 +167,7 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         texts[5],
         texts[6],
         texts[7],
-        status if type(status) is int else _whole("failure_status", status),
+        status,
         texts[8],
         texts[9],
         texts[10],
@@ -191,9 +197,13 @@ def _whole(column: str, value: object) -> int:
         return 0
     if isinstance(value, str):
         try:
-            return int(value)
+            number = int(value)
         except ValueError:
             pass
+        else:
+            if -_INT8_LIMIT <= number < _INT8_LIMIT:
+                return number
+            raise BadRow(f"{column} is out of range: {value!r:.40}")
     raise BadRow(f"{column} is not a whole number: {value!r:.40}")
 
 
