@@ -20,7 +20,7 @@ from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import Chunk, Out
 from cdc.position_store import kafka_error
 from cdc.positions import Batch, Positions
-from cdc.settings import ReaderSettings, TopicNames
+from cdc.settings import DEAD_LETTER_BYTES_MAX, ReaderSettings, TopicNames
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,10 @@ _FIXED: Final[Mapping[str, object]] = {
     "message.timeout.ms": 0,  # a record waits for its broker as long as it takes
     "queue.buffering.max.messages": 2_000_000,  # the bound is `buffer_bytes_max`, kept here
     "allow.auto.create.topics": False,
+    # Above what topics take as a rule: the broker judges, after compression, and a refused record
+    # is still whole. It never takes others with it: librdkafka puts what does not fit into
+    # `batch.size` into a batch of its own.
+    "message.max.bytes": DEAD_LETTER_BYTES_MAX,
 }
 
 

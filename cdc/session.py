@@ -38,6 +38,7 @@ from cdc.slot import (
 )
 from cdc.starting import Opened, Starting, routes
 from cdc.status import State
+from cdc.threads import in_thread
 from cdc.topics import ensure_topics
 from cdc.wal_stream import WalStream
 
@@ -92,7 +93,7 @@ class Session:
     async def _start(self, stack: AsyncExitStack) -> tuple[Opened, PositionKeeper, WalStream]:
         settings = self._settings
         self._say(State.STARTING)
-        partitions = await asyncio.to_thread(ensure_topics, settings, settings.connect_seconds)
+        partitions = await in_thread(ensure_topics, settings, settings.connect_seconds)
         opened = await self._open(stack, partitions)
         keeper = await Starting(
             settings, opened, self._publisher, self._metrics, self._clock, self._say

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 CALL_TABLE = "call_state_events"
 OBSERVER_TABLE = "observer_state_events"
+# What the event topic refuses for its size fits into its dead letters up to this, whole.
+DEAD_LETTER_BYTES_MAX = 8 * 1024 * 1024
 
 
 class StartMode(StrEnum):

@@ -15,7 +15,6 @@ stream.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -52,6 +51,7 @@ from cdc.slot import (
 )
 from cdc.snapshot import Backfill
 from cdc.status import State
+from cdc.threads import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Starting:
         slot = await slot_state(self._opened.sql, self._settings.slot_name)
         if slot is not None and slot.active_pid is not None:
             raise SlotBusy(f"slot {settings.slot_name} is active for PID {slot.active_pid}")
-        stored = await asyncio.to_thread(
+        stored = await in_thread(
             position_store.load,
             settings.kafka,
             settings.topics.positions,

@@ -18,12 +18,13 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc.errors import KafkaUnreachable
 from cdc.position_store import kafka_error
-from cdc.settings import ReaderSettings
+from cdc.settings import DEAD_LETTER_BYTES_MAX, ReaderSettings
 
 logger = logging.getLogger(__name__)
 
 _DAY_MS = 86_400_000
 _HORIZON = {"cleanup.policy": "delete", "retention.ms": str(35 * _DAY_MS)}
+_DEAD = {**_HORIZON, "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}
 # Small segments, so that compaction keeps up and a start reads little.
 _COMPACTED = {
     "cleanup.policy": "compact",
@@ -40,8 +41,8 @@ def topic_plan(settings: ReaderSettings) -> dict[str, tuple[int, dict[str, str]]
     return {
         names.events: (settings.partitions, _HORIZON),
         names.observers: (1, _HORIZON),
-        names.dead_letter(names.events): (1, _HORIZON),
-        names.dead_letter(names.observers): (1, _HORIZON),
+        names.dead_letter(names.events): (1, _DEAD),
+        names.dead_letter(names.observers): (1, _DEAD),
         names.positions: (1, _COMPACTED),
         names.status: (1, _COMPACTED),
     }

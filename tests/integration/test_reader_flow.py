@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,22 +240,31 @@ async def test_the_slot_advances_when_only_other_tables_write(bed: Bed) -> None:
     assert not bed.events()
 
 
-async def test_a_row_that_kafka_refuses_goes_to_the_dead_letters(bed: Bed) -> None:
+@pytest.mark.parametrize(("size", "whole"), [(3_000_000, True), (9_000_000, False)])
+async def test_a_row_that_kafka_refuses_goes_to_the_dead_letters(
+    bed: Bed, size: int, whole: bool
+) -> None:
+    noise = random.Random(size).randbytes(size // 2).hex()  # a text that lz4 cannot make small
     async with bed.reading() as reader:
         await streaming(reader)
-        with bed.connect() as conn:
-            _insert(conn, {**HARD, "to_url": "x" * 3_000_000, "call_id": "huge"})
-            _insert(conn, {**HARD, "to_url": "after", "call_id": "small"})
-        await until(lambda: [e.row["to_url"] for e in bed.events()] == ["after"])
+        with bed.connect() as conn, conn.transaction():
+            _insert(conn, {**HARD, "to_url": "before"})
+            _insert(conn, {**HARD, "to_url": noise, "call_id": "huge"})
+            _insert(conn, {**HARD, "to_url": "after"})
+        await until(lambda: len(bed.events()) == 2)
         dead = bed.settings().topics.dead_letter(bed.settings().topics.events)
         await until(lambda: bed.records(dead))
         await until(lambda: reader.metrics.unacked_records == 0)
+    assert sorted(event.row["to_url"] for event in bed.events()) == ["after", "before"]
     (letter,) = bed.records(dead)
     assert letter.key == "huge"
     assert letter.headers["server"].decode() == bed.name
-    assert b"too large" in letter.headers["reason"].lower()
-    assert int(letter.headers["truncated"]) > 3_000_000
+    assert b"large" in letter.headers["reason"].lower()
     assert letter.raw.startswith(b'{"v":1,"server"')
+    if whole:
+        assert letter.row["to_url"] == noise
+    else:
+        assert int(letter.headers["truncated"]) > size
 
 
 async def test_a_backfill_that_was_cut_goes_on_where_it_was(bed: Bed) -> None:
