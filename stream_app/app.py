@@ -14,7 +14,7 @@ import faust
 from faust.types import TP
 
 from stream_app.assignment import Assignment
-from stream_app.batches import BatchSchema, BatchTransport
+from stream_app.batches import BatchSchema, BatchTransport, ReadyTopic
 from stream_app.settings import WorkerSettings, faust_broker, faust_credentials
 from stream_app.table import OpenCallsTable, OwnTableManager, PartitionedStore
 
@@ -68,6 +68,7 @@ def make_app(settings: WorkerSettings, data_dir: Path) -> CdrApp:
         # Only names a member; workers of one machine must not share it.
         canonical_url=f"http://{settings.worker_id}.invalid",
         TableManager=OwnTableManager,
+        Topic=ReadyTopic,
         processing_guarantee="at_least_once",
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=settings.batch_records_max,

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 from faust.serializers.schemas import Schema
+from faust.topics import Topic
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -46,6 +47,19 @@ class BatchSchema(Schema[None, list[Any]]):
     def loads_value(self, app: Any, message: Any, **options: Any) -> Any:
         """The list of aiokafka's records."""
         return message.value
+
+
+class ReadyTopic(Topic):
+    """A topic that `topics.ensure_topics` made before Faust started.
+
+    Faust would declare it again at every start, and fail if the broker is away just then.
+    """
+
+    async def maybe_declare(self) -> None:
+        """Nothing."""
+
+    async def declare(self) -> None:
+        """Nothing."""
 
 
 class BatchConsumer(driver.Consumer):
@@ -132,9 +146,6 @@ class BatchConsumer(driver.Consumer):
         await self.intake.on_revoked()
         await self.commit()
         await super().on_partitions_revoked(revoked)
-
-    async def create_topic(self, *args: Any, **options: Any) -> None:
-        """Nothing: `topics.ensure_topics` made all of them before Faust started."""
 
     async def verify_all_partitions_active(self) -> None:
         """Nothing: Faust logs what it takes for a stall; `watchdog` acts on a real one."""

@@ -63,9 +63,9 @@ class WorkerSettings:
     """
 
     bootstrap_servers: str
-    sink_dsn: str
+    sink_dsn: str = field(repr=False)  # may hold a password
     sink_schema: str = "public"
-    kafka: Mapping[str, KafkaValue] = field(default_factory=dict)
+    kafka: Mapping[str, KafkaValue] = field(default_factory=dict, repr=False)
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
     events_topic: str = "sipx.call-state-events"
     references_topic: str = "sipx.call-references"

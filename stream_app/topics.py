@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from stream_app.changelog import client_log
 from stream_app.errors import BrokerUnavailable, TopicError
 from stream_app.settings import WorkerSettings
 
@@ -66,7 +67,9 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         TopicError: A co-partitioned topic has another number of partitions.
         BrokerUnavailable: The broker does not answer.
     """
-    admin = AdminClient(settings.librdkafka(client_id=f"{settings.worker_id}-admin"))
+    admin = AdminClient(
+        settings.librdkafka(client_id=f"{settings.worker_id}-admin"), logger=client_log
+    )
     specs = topic_specs(settings)
     try:
         there = admin.list_topics(timeout=timeout).topics

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
 from stream_app.app import CdrApp, make_app
 from stream_app.assignment import Assignment
 from stream_app.batches import Room
@@ -62,10 +64,11 @@ def quiet_frameworks() -> None:
     ours_of_theirs = ("stream_app.app", "stream_app.batches", "stream_app.table")
     for name in ("faust", "mode", *ours_of_theirs):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     # What passes by itself within a second is an error to aiokafka; what does not, we tell.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    # Compares clocks and prints "possible issue" for coordinators that are merely starting.
-    logging.getLogger("stream_app.librdkafka").setLevel(logging.ERROR)
+    # Says the same at every attempt to connect; that the broker is away, we say once.
+    logging.getLogger("stream_app.librdkafka").setLevel(logging.CRITICAL)
 
 
 async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
@@ -259,11 +262,16 @@ def _exit_code(done: set[asyncio.Task[Any]]) -> int:
         error = task.exception()
         if error is None:
             continue
-        advice = error.advice if isinstance(error, StreamAppError) else "report this as a bug"
+        known = isinstance(error, (StreamAppError, KafkaError))
+        advice = "report this as a bug"
+        if isinstance(error, StreamAppError):
+            advice = error.advice
+        elif known:
+            advice = "check the broker; the supervisor restarts the worker"
         log.error(
             "worker_failed",
             extra={"part": task.get_name(), "error": str(error), "advice": advice},
-            exc_info=None if isinstance(error, StreamAppError) else error,
+            exc_info=None if known else error,
         )
         return EXIT_STALLED if isinstance(error, Stalled) else EXIT_FAILED
     return EXIT_DONE
