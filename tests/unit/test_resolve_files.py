@@ -117,7 +117,7 @@ def test_blank_lines_crlf_and_a_last_line_without_an_end(tmp_path: Path, resolve
 
 
 def servers(told: Told) -> list[str]:
-    return told.reasons["call"]["servers"]
+    return [str(name) for name in told.reasons["call"]["servers"]]
 
 
 def test_the_server_is_the_name_in_the_files_name(tmp_path: Path, resolve: Resolve) -> None:
@@ -204,13 +204,14 @@ def skewed(tmp_path: Path) -> Path:
     folder.mkdir()
     files: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
     for n in range(40):
-        at, name = n * 5.0, {"call_id": f"c{n}"}
+        at = n * 5.0
+        name: dict[str, Any] = {"call_id": f"c{n}"}
         outer, inner = name | {"via_count": 1}, name | {"via_count": 3, "branch_id": "z3"}
         files["a"] += [row("R", at, **outer), row("S", at + 2.004, **outer)]
         files["a"] += [row("E", at + 9, cseq=2, **name)]
         files["b"] += [row("R", at + 0.704, **inner), row("S", at + 2.7, **inner)]
-    for name, rows in files.items():
-        write(folder / f"rows.{name}.jsonl", *({"id": n} | r for n, r in enumerate(rows, 1)))
+    for server, rows in files.items():
+        write(folder / f"rows.{server}.jsonl", *({"id": n} | r for n, r in enumerate(rows, 1)))
     return folder
 
 
