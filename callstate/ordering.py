@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from callstate import events as kinds
 from callstate.events import CallEvent
-from callstate.resolution import Timed
+from callstate.timed import Timed
 
 _STAGE = {kinds.REQUEST: 0, kinds.SETUP: 1, kinds.FAILURE: 1, kinds.TRANSFER: 2, kinds.END: 2}
 

@@ -13,32 +13,25 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from callstate import events as kinds
+from callstate import references
 from callstate.call import Applied, CallState, identity
-from callstate.chains import chained_calls
 from callstate.clock_steps import Position
-from callstate.clocks import TRAFFIC, Corrected, correct
 from callstate.config import ResolutionConfig, to_us
 from callstate.counters import Counters
 from callstate.effects import (
-    AnswerReference,
-    AskReference,
     ClockStepped,
     DeadLetter,
     Effect,
-    EmitCdr,
-    HideCall,
     RecordLate,
 )
 from callstate.envelope import Gap, Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
-from callstate.events import CallEvent, Clock, row_of
+from callstate.events import CallEvent, row_of
 from callstate.exchanges import Exchange, exchanges
 from callstate.live_clocks import LiveClocks
-from callstate.provenance import explain, tell_briefly
-from callstate.resolution import Timed, Verdict, episodes, resolve, timed_in_order
+from callstate.telling import Judgement, Teller
 from callstate.watermark import Watermark
 
 SNAPSHOT_VERSION = 1
-_CHAIN = "leg of a chain"
 
 
 class CallStore(Protocol):
@@ -98,7 +91,6 @@ class PartitionProcessor:
         """
         self.config = config
         self._live = live
-        self._explain = explain if explaining else tell_briefly
         self.counters = Counters()
         self._calls = calls
         self._watermark = Watermark(
@@ -111,6 +103,7 @@ class PartitionProcessor:
         self._touched: dict[str, CallState] = {}
         self._gaps: list[tuple[int, int]] = []
         self._clocks = LiveClocks(config)
+        self._teller = Teller(config, self._clocks, explaining=explaining, fixing=live)
         self._effects: list[Effect] = []
         self._waits_us = _waits(config)
 
@@ -148,8 +141,7 @@ class PartitionProcessor:
             state = self._calls.get(call_id)
             self._effects = []
             if state is not None and state.events:
-                corrected, timed = self._timed(state)
-                self._tell(call_id, state, corrected, self._judge(timed))
+                self._tell(call_id, state, self._teller.judge(state))
             self._calls.delete(call_id)
             yield from self._effects
 
@@ -214,8 +206,9 @@ class PartitionProcessor:
             return
         if applied is Applied.NEW:
             self.counters.applied += 1
-            self._note_references(event, state)
-            if self._live and event.type in _ANSWERS:
+            self._effects += references.noted(event, state)
+            few = len(state.events) <= _FEW_EVENTS
+            if self._live and event.type in _ANSWERS and few:
                 self._effects.extend(self._clocks.note(event, state.events.values()))
         elif applied is Applied.TIGHTER_CLOCK:
             self.counters.duplicates += 1
@@ -228,7 +221,7 @@ class PartitionProcessor:
             self._effects.append(
                 DeadLetter(reason, other.server, row_of(other), call_id=other.call_id)
             )
-            self._note_references(state.events[identity(event)], state)
+            self._effects += references.noted(state.events[identity(event)], state)
         self._schedule(event, state)
 
     def _schedule(self, event: CallEvent, state: CallState) -> None:
@@ -273,7 +266,7 @@ class PartitionProcessor:
             self.counters.dead_letters += 1
             self._effects.append(DeadLetter(record.reason, record.server, record.raw))
         elif isinstance(record, ReferenceAsked):
-            self._asked(record)
+            self._effects += references.asked(record, self._call(record.call_id))
         elif isinstance(record, ReferenceKnown):
             self._answered(record)
         elif isinstance(record, Gap):
@@ -290,32 +283,9 @@ class PartitionProcessor:
                 self._touched[call_id] = state
                 self._set_timer(call_id, state, now + self._grace_us)
 
-    # -- references between calls ------------------------------------------------------------
-
-    def _note_references(self, event: CallEvent, state: CallState) -> None:
-        if event.type in (kinds.REQUEST, kinds.SETUP) and state.askers:
-            for asker in sorted(state.askers):
-                self._effects.append(AnswerReference(asker, event.call_id))
-            state.askers = frozenset()
-        if event.reference:
-            told_before = sum(other.reference == event.reference for other in state.events.values())
-            if told_before == 1:
-                for named in chained_calls(event.reference, event.call_id):
-                    self._effects.append(AskReference(named, event.call_id))
-
-    def _asked(self, question: ReferenceAsked) -> None:
-        state = self._call(question.call_id)
-        if any(event.type in (kinds.REQUEST, kinds.SETUP) for event in state.events.values()):
-            self._effects.append(AnswerReference(question.asker, question.call_id))
-        else:
-            state.askers |= {question.asker}
-
     def _answered(self, answer: ReferenceKnown) -> None:
         state = self._call(answer.call_id)
-        if answer.referenced in state.known:
-            return
-        state.known |= {answer.referenced}
-        if state.closed:
+        if references.answered(answer, state) and state.closed:
             state.dirty = True
             now = self._watermark.time_us
             self._set_timer(answer.call_id, state, 0 if now is None else now + self._grace_us)
@@ -375,95 +345,26 @@ class PartitionProcessor:
             self._calls.delete(call_id)
             self.counters.forgotten += 1
             return
-        corrected, timed = self._timed(state)
-        judged = self._judge(timed)
+        judgement = self._teller.judge(state)
+        final_us = judgement.final_us
         # Of a Call-ID that was used again the first call is told for long: the newest one decides.
-        final_us = judged[-1][1].final_us if len(judged) > 1 else judged[0][1].final_us
-        if (not state.closed or len(judged) > 1) and (final_us is None or final_us >= now):
+        if (not state.closed or len(judgement.uses) > 1) and (final_us is None or final_us >= now):
             state.deadline_us = None
             if final_us is not None:
                 self._set_timer(call_id, state, final_us + 1)
             return
-        self._tell(call_id, state, corrected, judged)
+        self._tell(call_id, state, judgement)
         self._set_timer(call_id, state, now + to_us(self.config.late_horizon_seconds))
 
-    def _timed(self, state: CallState) -> tuple[Corrected, list[Timed]]:
-        events = list(state.events.values())
-        corrected = correct(events, self._clocks, self.config.time_correction)
-        return corrected, timed_in_order(events, corrected.times)
-
-    def _judge(self, timed: list[Timed]) -> list[tuple[list[Timed], Verdict]]:
-        """The verdict on each call inside the Call-ID, usually one."""
-        return [(use, resolve(use, self.config)) for use in episodes(timed, self.config)]
-
-    def _tell(
-        self,
-        call_id: str,
-        state: CallState,
-        corrected: Corrected,
-        judged: list[tuple[list[Timed], Verdict]],
-    ) -> None:
+    def _tell(self, call_id: str, state: CallState, judgement: Judgement) -> None:
         if self._gaps:
             state.gaps = self._gaps_of(state)
-        again = False
-        for timed, verdict in judged:
-            self._tell_use(call_id, state, corrected, timed, verdict, again=again)
-            again = True
-        state.closed = True
-        state.dirty = False
-        state.revision = state.next_revision()
-        if self._live:
-            self._fix_clocks(state, corrected)
-
-    def _tell_use(
-        self,
-        call_id: str,
-        state: CallState,
-        corrected: Corrected,
-        timed: list[Timed],
-        verdict: Verdict,
-        *,
-        again: bool,
-    ) -> None:
-        """Tells one use of a Call-ID; those after the first (`again`) under a name of their own."""
-        if again and verdict.cdr is not None:
-            call_id = f"{call_id};from-tag={verdict.cdr.from_tag}"
-            verdict = verdict._replace(
-                cdr=verdict.cdr._replace(call_id=call_id),
-                notes=(*verdict.notes, "this Call-ID was used before by another call"),
-            )
-        hidden = verdict.hidden
-        if not hidden and verdict.chained and state.known.issuperset(verdict.chained):
-            hidden = _CHAIN
-        provenance = self._explain(
-            call_id, state, corrected, timed, verdict, self._watermark.time_us, hidden
-        )
-        if verdict.cdr is None:
-            self._effects.extend(
-                DeadLetter(verdict.rule, event.server, row_of(event), call_id) for _, event in timed
-            )
-        elif hidden:
-            self._effects.append(HideCall(call_id, hidden, provenance))
-        else:
-            self._effects.append(EmitCdr(verdict.cdr, provenance))
-        self.counters.told(verdict, hidden, again=state.closed)
-        if not again:
-            state.told = None if hidden else verdict.cdr
-
-    def _fix_clocks(self, state: CallState, corrected: Corrected) -> None:
-        """What the traffic said when the call was first told stays with it: see `Clock.traffic`."""
-        if not any(offset.source == TRAFFIC for offset in corrected.offsets):
-            return
-        by_server = {o.server: o for o in corrected.offsets if o.source == TRAFFIC}
-        fixed = {}
-        for (key, event), time_us in zip(state.events.items(), corrected.times, strict=True):
-            told = by_server.get(event.server)
-            if told is not None and event.clock is None:
-                offset_us = event.time_us - time_us if told.applied else told.offset_us
-                fixed[key] = Clock(False, told.error_us or 0, offset_us, True)
-        state.fix_clocks(fixed)
+        now = self._watermark.time_us
+        self._effects += self._teller.tell(call_id, state, judgement, now, self.counters)
 
 
+# A call of more events is a flood: looking at all of them for each would be quadratic.
+_FEW_EVENTS = 200
 _ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
 
 

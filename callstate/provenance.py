@@ -11,8 +11,10 @@ from callstate.call import CallState, identity
 from callstate.cdr import Cdr, Provenance
 from callstate.clocks import Corrected
 from callstate.events import format_time
+from callstate.legs import Leg
 from callstate.ordering import Order, order
-from callstate.resolution import Leg, Timed, Verdict
+from callstate.resolution import Verdict
+from callstate.timed import Timed
 
 _TEXTS = (
     "from_tag",

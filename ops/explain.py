@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.text import Text
 
@@ -40,6 +40,14 @@ _SOURCES: Final = {
 _AGAINST: Final = "against the clocks"
 
 Json = Mapping[str, Any]
+
+
+class Explained(NamedTuple):
+    """What is known of one call: arguments of `render`."""
+
+    provenance: dict[str, Any]
+    cdr: dict[str, Any] | None
+    hidden: str
 
 
 def as_object(provenance: Json, cdr: Json | None, hidden: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
@@ -20,19 +20,12 @@ from callstate.cdr import TIME_COLUMNS
 from ops import explain
 from ops.dsn import with_options
 from ops.errors import OpsError
+from ops.explain import Explained
 from ops.invocation import Invocation
 from ops.visible import visible
 
 STATEMENT_TIMEOUT_MS = 3_000
 _NEAR_MAX = 5
-
-
-class Explained(NamedTuple):
-    """What is known of one call: arguments of `ops.explain.render`."""
-
-    provenance: dict[str, Any]
-    cdr: dict[str, Any] | None
-    hidden: str
 
 
 def run(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from callstate.config import ResolutionConfig, TimeCorrection
 from ops.config import resolution_config
 from ops.errors import OpsError
-from ops.explain_command import Explained
+from ops.explain import Explained
 from ops.invocation import Invocation
 from ops.resolve import resolve_files, run
 from ops.row_files import row_files

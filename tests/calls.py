@@ -18,7 +18,8 @@ from callstate.effects import AnswerReference, AskReference, Effect, EmitCdr, Hi
 from callstate.envelope import Heartbeat, Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent, Clock, parse_time_us, read_row
 from callstate.processor import DictStore, PartitionProcessor
-from callstate.resolution import Verdict, resolve, timed_in_order
+from callstate.resolution import Verdict, resolve
+from callstate.timed import timed_in_order
 
 DAY = datetime(2024, 3, 4, 9, tzinfo=UTC)
 DAY_US = parse_time_us(DAY.isoformat())
