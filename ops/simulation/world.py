@@ -78,6 +78,11 @@ def history(seed: int) -> History:
             retransmit=0.02,
         )
     )
+    return history_of(spec, traffic, rng)
+
+
+def history_of(spec: WorldSpec, traffic: Traffic, rng: random.Random) -> History:
+    """The history of this traffic in that world; `rng` decides when workers work and die."""
     readers = _readers(spec, traffic)
     busy_until = traffic.last_us + 30 * US
     end = max([busy_until, *(back for r in spec.readers for _, back in (*r.stalls, *r.crashes))])
@@ -92,7 +97,7 @@ def history(seed: int) -> History:
         tuple(traffic.truth_lines()),
         tolerances,
         timeless,
-        {"seed": seed, "world": _described(spec)},
+        {"seed": spec.seed, "world": _described(spec)},
     )
 
 

@@ -20,6 +20,7 @@ from callstate.config import ResolutionConfig
 from callstate.effects import (
     AnswerReference,
     AskReference,
+    ClockStepped,
     DeadLetter,
     Effect,
     EmitCdr,
@@ -130,7 +131,7 @@ class Cluster:
         self.dead_letters: list[DeadLetter] = []
         self.late = 0
         self.crashes = 0
-        self.retreats = 0
+        self.clock_steps: list[ClockStepped] = []
         self._partitions = [_Partition() for _ in range(partitions)]
         for one in self._partitions:
             self._take_up(one)
@@ -228,6 +229,8 @@ class Cluster:
                 self.dead_letters.append(effect)
             elif isinstance(effect, RecordLate):
                 self.late += 1
+            elif isinstance(effect, ClockStepped):
+                self.clock_steps.append(effect)
 
     def _partition_of(self, call_id: str) -> _Partition:
         return self._partitions[partition_of(call_id, len(self._partitions))]
