@@ -7,7 +7,6 @@ Owns the names that operators write. Refuses to know where a value came from
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -328,7 +327,6 @@ class Worker(Section):
 
     group_id: Text = Field(default="cdrstream", description="Kafka consumer group of the workers")
     id: Text | None = Field(default=None, description="name of this worker; default: HOST-PID")
-    data_dir: Path | None = Field(default=None, description="local state; default: a temporary one")
     batch_records_max: Whole = Field(default=2_000, ge=1, le=100_000, description="of one fetch")
     in_flight_records_max: Whole = Field(
         default=20_000, ge=1, le=1_000_000, description="fetched and not committed; then it pauses"

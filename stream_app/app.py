@@ -7,7 +7,6 @@ Owns Faust's settings, each that matters with its reason. Refuses to know what i
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any, Final, cast
 
 import faust
@@ -33,6 +32,9 @@ class CdrApp(faust.App):
     assignment: Assignment
     open_calls: OpenCallsTable
 
+    def _create_directories(self) -> None:
+        """None: the table lives in memory and in its changelog, and folders would be left over."""
+
     @property
     def intake(self) -> Assignment:
         """Whom the consumer asks for room and positions."""
@@ -52,14 +54,13 @@ class CdrApp(faust.App):
         return None if end is None else int(end)
 
 
-def make_app(settings: WorkerSettings, data_dir: Path) -> CdrApp:
+def make_app(settings: WorkerSettings) -> CdrApp:
     """The app, complete but for its `assignment`; nothing is connected yet."""
     app = CdrApp(
         settings.group_id,
         broker=faust_broker(settings),
         broker_credentials=faust_credentials(settings),
         broker_client_id=settings.worker_id,
-        datadir=str(data_dir),
         store="memory://",
         topic_partitions=settings.partitions,
         topic_disable_leader=True,  # one topic less: nothing here has a leader

@@ -11,7 +11,7 @@ its last committed state: one bad record never stops it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -25,11 +25,10 @@ from callstate.effects import (
     Effect,
     EmitCdr,
     HideCall,
-    RecordLate,
-    SkewObserved,
-    SourceChanged,
+    ShareExchange,
 )
 from callstate.envelope import (
+    EXCHANGE,
     KIND_HEADER,
     REFERENCE_ASKED,
     REFERENCE_KNOWN,
@@ -38,13 +37,16 @@ from callstate.envelope import (
     Record,
     ReferenceAsked,
     ReferenceKnown,
+    exchange_message,
     read_message,
     reference_message,
 )
+from callstate.exchanges import Exchange
 from callstate.processor import CallStore, PartitionProcessor
 from stream_app.call_store import PartitionCalls
-from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
+from stream_app.changelog import PARTITION_KEY, Headers, OutRecord, changelog_record
 from stream_app.dead_letters import dead_letter
+from stream_app.effect_log import log_effect
 from stream_app.errors import StreamAppError
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
@@ -206,8 +208,20 @@ class PartitionWorker:
                 stretch.side_records.append(
                     _reference(settings, ReferenceKnown(effect.asker, effect.referenced))
                 )
+            elif isinstance(effect, ShareExchange):
+                stretch.side_records.extend(self._shared(effect.exchange))
             else:
-                _tell(effect, self.partition)
+                log_effect(effect, self.partition)
+
+    def _shared(self, exchange: Exchange) -> Iterator[OutRecord]:
+        """What a call showed of two clocks, for the partitions that did not see the call."""
+        value = orjson.dumps(exchange_message(exchange))
+        headers: Headers = [(KIND_HEADER, EXCHANGE.encode())]
+        for partition in range(self._settings.partitions):
+            if partition != self.partition:
+                yield OutRecord(
+                    self._settings.references_topic, None, value, partition, headers=headers
+                )
 
     def _feed_again_one_by_one(self) -> None:
         """From the last cut, each record alone, so that the bad ones are found and left away."""
@@ -338,26 +352,3 @@ def _read_state(state: bytes | None) -> Mapping[str, Any]:
             "a newer version has written it: use that version, or a newer one",
         )
     return told
-
-
-def _tell(effect: Effect, partition: int) -> None:
-    if isinstance(effect, SkewObserved):
-        log.warning(
-            "clock_off" if effect.off else "clock_right_again",
-            extra={
-                "partition": partition,
-                "server": effect.server,
-                "offset_ms": effect.offset_us / 1_000,
-                "error_ms": effect.error_us / 1_000,
-                "measured_by": effect.source,
-            },
-        )
-    elif isinstance(effect, SourceChanged):
-        log.warning(
-            "source_" + effect.state, extra={"partition": partition, "server": effect.server}
-        )
-    elif isinstance(effect, RecordLate):
-        log.debug(
-            "event_late",
-            extra={"partition": partition, "server": effect.server, "call_id": effect.call_id},
-        )

@@ -11,7 +11,6 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from callstate.config import ResolutionConfig
@@ -44,7 +43,6 @@ class WorkerSettings:
         replication_factor: Of topics that the worker creates; -1 is the broker's default.
         group_id: Consumer group, and first part of the changelog's name.
         worker_id: Name of this worker in statuses, logs and `sink_progress.holder`.
-        data_dir: Folder for local state; None: a temporary one.
         batch_records_max: Records of one partition that are handed on as one message.
         in_flight_records_max: Records fetched and not yet committed; beyond it fetching pauses.
         linger_seconds: How long finished CDRs may wait for others before they are written.
@@ -74,7 +72,6 @@ class WorkerSettings:
     replication_factor: int = -1
     group_id: str = DEFAULT_GROUP_ID
     worker_id: str = field(default_factory=default_worker_id)
-    data_dir: Path | None = None
     batch_records_max: int = 2_000
     in_flight_records_max: int = 20_000
     linger_seconds: float = 0.1

@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -77,14 +75,10 @@ async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-    with contextlib.ExitStack() as stack:
-        data_dir = settings.data_dir
-        if data_dir is None:
-            data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdrstream-")))
-        await _topics_ready(settings, stop)
-        if stop.is_set():
-            return EXIT_DONE
-        return await Worker(settings, data_dir).run(stop)
+    await _topics_ready(settings, stop)
+    if stop.is_set():
+        return EXIT_DONE
+    return await Worker(settings).run(stop)
 
 
 async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
@@ -114,10 +108,10 @@ async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
 class Worker:
     """The parts of a worker, put together. One use, on a running event loop."""
 
-    def __init__(self, settings: WorkerSettings, data_dir: Path) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.started_at = time.time()
-        self.app: CdrApp = make_app(settings, data_dir)
+        self.app: CdrApp = make_app(settings)
         self.room = Room(settings.in_flight_records_max)
         self.outbox = Outbox(settings)
         self.sink = Sink(
