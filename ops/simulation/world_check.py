@@ -19,6 +19,10 @@ from ops.simulation.world_cluster import Cluster, Written
 from ops.simulation.world_history import History
 
 _TOLERANCE_MS = 25.0
+# A row that is read after its server's clock was set, and written before, is stamped with an offset
+# that is off by the whole step: then nobody can tell which of two short legs was the longer one.
+_BLURRED_MS = 1_000.0
+_OF_THE_LEG = frozenset(("to_tag", "callee_contact", "callee_route"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ def _against_truth(history: History, cluster: Cluster) -> list[Fault]:
             wrong = _without_times(wrong)
             if judged.verdict is Verdict.WRONG and not wrong:
                 continue
+        if tolerance > _BLURRED_MS and told is not None and set(wrong) <= _OF_THE_LEG:
+            continue
         if judged.verdict not in (Verdict.RIGHT, Verdict.FREE):
             detail = f"{judged.scenario} {wrong or ''}".strip()
             faults.append(Fault(judged.verdict.value, call_id, detail))
