@@ -19,15 +19,10 @@ CALLS = ("one", "two", "three")
 TAGS = ("", "a", "b", "c")
 HORIZON = 40_000  # seconds within which drawn events lie, longer than any limit
 
-clocks = st.one_of(
-    st.none(),
-    st.builds(
-        Clock,
-        st.booleans(),
-        st.integers(0, 2_000).map(lambda ms: ms * 1_000),
-        st.sampled_from((0, 1, -700, 5_500, -90_000)).map(lambda ms: ms * 1_000),
-    ),
-)
+offsets = st.sampled_from((0, 1, -700, 5_500, -90_000)).map(lambda ms: ms * 1_000)
+errors = st.integers(0, 2_000).map(lambda ms: ms * 1_000)
+probes = st.builds(Clock, st.just(value=False), errors, offsets)
+clocks = st.one_of(st.none(), st.builds(Clock, st.booleans(), errors, offsets))
 seconds = st.one_of(
     st.sampled_from((0.0, 0.5, 1.0, 5.0, 60.0, 119.0, 121.0, 300.0, 29_000.0)),
     st.integers(0, 200).map(float),
@@ -108,15 +103,20 @@ def plausible_call(draw: st.DrawFn, call_id: str = "one") -> list[CallEvent]:
 
 
 @st.composite
-def event_sets(draw: st.DrawFn, *, least: int = 1, most: int = 12) -> list[CallEvent]:
-    """Distinct events of up to three calls, numbered as each server would, a few without an id."""
+def event_sets(
+    draw: st.DrawFn, *, least: int = 1, most: int = 12, probed: bool = False
+) -> list[CallEvent]:
+    """Distinct events of up to three calls, numbered as each server would, a few without an id.
+
+    With `probed` each was read while its server's clock was measured.
+    """
     drawn = draw(st.lists(rows(), min_size=least, max_size=most))
     for call_id in draw(st.sampled_from(((), ("one",), ("one", "two")))):
         drawn += draw(plausible_call(call_id))
     numbered: list[CallEvent] = []
     for number, event in enumerate(drawn, 1):
         row_id = None if draw(st.integers(0, 9)) == 0 else number
-        stamp = draw(clocks)
+        stamp = draw(probes if probed else clocks)
         numbered.append(event._replace(id=row_id, clock=stamp))
     return list({event[:-1]: event for event in numbered}.values())
 
