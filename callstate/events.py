@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -113,31 +114,10 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         BadRow: Without `call_id`, `event_type` or a readable `event_time`, or with a value of a
             type that its column cannot have.
     """
-    get = row.get
-    texts = (
-        get("call_id") or "",
-        get("from_tag") or "",
-        get("to_tag") or "",
-        get("from_url") or "",
-        get("to_url") or "",
-        get("contact") or "",
-        get("refer_to") or "",
-        get("referred_by") or "",
-        get("failure_reason") or "",
-        get("request_uri") or "",
-        get("reference") or "",
-        get("callee_route") or "",
-        get("branch_id") or "",
-        get("observer") or "",
-    )
-    try:
-        joined = "".join(texts)
-    except TypeError:
-        raise BadRow("a text column holds something that is not text") from None
-    if not _is_storable(joined):
-        texts = tuple(_printable(text) for text in texts)  # type: ignore[assignment]
+    texts = _texts(row)
     if not texts[0]:
         raise BadRow("call_id is absent")
+    get = row.get
     kind = get("event_type")
     if type(kind) is not str or kind not in EVENT_TYPES:
         raise BadRow("event_type is absent" if not kind else f"event_type is unknown: {kind!r:.40}")
@@ -150,33 +130,72 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         status = _whole("failure_status", status)
     if status and not -_INT2_LIMIT <= status < _INT2_LIMIT:  # it goes into a column of `cdrs`
         raise BadRow(f"failure_status is out of range: {status!r:.40}")
+    call_id, from_tag, to_tag, from_url, to_url, observer, branch_id, *others = texts
+    contact, refer_to, referred_by, reason, request_uri, reference, callee_route = others
     # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
     return CallEvent(
         server,
         row_id if row_id is None or type(row_id) is int else _whole("id", row_id),
-        intern(texts[13]),
+        intern(observer),
         event_seq if type(event_seq) is int else _whole("event_seq", event_seq),
         parse_time_us(get("event_time")),
         kind,
         cseq if type(cseq) is int else _whole("cseq", cseq),
-        intern(texts[0]),
-        intern(texts[1]),
-        intern(texts[2]),
-        intern(texts[3]),
-        intern(texts[4]),
-        texts[5],
-        texts[6],
-        texts[7],
+        intern(call_id),
+        intern(from_tag),
+        intern(to_tag),
+        intern(from_url),
+        intern(to_url),
+        contact,
+        refer_to,
+        referred_by,
         status,
-        texts[8],
-        texts[9],
-        texts[10],
+        reason,
+        request_uri,
+        reference,
         internal,
-        texts[11],
-        intern(texts[12]),
+        callee_route,
+        intern(branch_id),
         via_count if type(via_count) is int else _whole("via_count", via_count),
         clock,
     )
+
+
+_TEXT_COLUMNS = (
+    "call_id",
+    "from_tag",
+    "to_tag",
+    "from_url",
+    "to_url",
+    "observer",
+    "branch_id",
+    "contact",
+    "refer_to",
+    "referred_by",
+    "failure_reason",
+    "request_uri",
+    "reference",
+    "callee_route",
+)
+_text_columns = itemgetter(*_TEXT_COLUMNS)
+
+
+def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The text columns in the order of `_TEXT_COLUMNS`, all of them text that can be stored."""
+    try:
+        texts: tuple[str, ...] = _text_columns(
+            row
+        )  # one call for a row that has all columns, as most have
+        joined = "".join(texts)
+    except (KeyError, TypeError):  # columns left out, or NULL where another writer has ''
+        texts = tuple(row.get(column) or "" for column in _TEXT_COLUMNS)
+        try:
+            joined = "".join(texts)
+        except TypeError:
+            raise BadRow("a text column holds something that is not text") from None
+    if _is_storable(joined):
+        return texts
+    return tuple(_printable(text) for text in texts)
 
 
 def row_of(event: CallEvent) -> dict[str, Any]:

@@ -37,49 +37,61 @@ class Exchange(NamedTuple):
     b_id: int
 
 
-class _Seen(NamedTuple):
-    time_us: int
-    via: int
-    row_id: int
+_ByServer = dict[str, list[CallEvent]]
 
 
 def exchanges(events: Collection[CallEvent]) -> Iterator[Exchange]:
     """All that one call's distinct events can tell; nothing for a call on one server."""
-    servers = {event.server for event in events}
-    if len(servers) < 2:
+    if len({event.server for event in events}) < 2:
         return
-    requests: dict[tuple[str, int], dict[str, list[_Seen]]] = {}
-    answers: dict[tuple[str, int], dict[tuple[str, int], dict[str, list[_Seen]]]] = {}
-    ends: dict[tuple[str, str, int], dict[str, _Seen]] = {}
+    requests: dict[tuple[str, int], _ByServer] = {}
+    ends: dict[tuple[str, str, int], dict[str, CallEvent]] = {}
     for event in events:
-        if event.type == kinds.REQUEST:
-            if event.to_tag:
-                continue
-            seen = _Seen(event.time_us, event.via_count, event.id or 0)
-            attempt = requests.setdefault((event.from_tag, event.cseq), {})
-            attempt.setdefault(event.server, []).append(seen)
-        elif event.type in (kinds.SETUP, kinds.FAILURE):
-            seen = _Seen(event.time_us, event.via_count, event.id or 0)
-            answer = (event.to_tag, event.failure_status)
-            by_server = answers.setdefault((event.from_tag, event.cseq), {}).setdefault(answer, {})
-            by_server.setdefault(event.server, []).append(seen)
-        elif event.type == kinds.END:
-            seen = _Seen(event.time_us, event.via_count, event.id or 0)
+        kind = event.type
+        if kind == kinds.REQUEST:
+            if not event.to_tag:
+                attempt = requests.setdefault((event.from_tag, event.cseq), {})
+                attempt.setdefault(event.server, []).append(event)
+        elif kind == kinds.END:
             first = ends.setdefault((event.from_tag, event.to_tag, event.cseq), {})
             held = first.get(event.server)
-            if held is None or seen < held:
-                first[event.server] = seen
-    for attempt_key, by_server in requests.items():
-        if len(by_server) > 1 and attempt_key in answers:
-            yield from _two_way(by_server, answers[attempt_key])
+            if held is None or _place(event) < _place(held):
+                first[event.server] = event
+    for key, attempt in requests.items():
+        if len(attempt) > 1:
+            yield from _two_way(attempt, _answers(events, *key))
     for first in ends.values():
         if len(first) > 1:
             yield from _one_way(first)
 
 
-def _two_way(
-    requests: dict[str, list[_Seen]], answers: dict[tuple[str, int], dict[str, list[_Seen]]]
-) -> Iterator[Exchange]:
+def _answers(
+    events: Collection[CallEvent], from_tag: str, cseq: int
+) -> dict[tuple[str, int], _ByServer]:
+    """The answers to one attempt: those of one phone and status on every server that saw them."""
+    answers: dict[tuple[str, int], _ByServer] = {}
+    for event in events:
+        if (
+            event.cseq == cseq
+            and event.from_tag == from_tag
+            and event.type in (kinds.SETUP, kinds.FAILURE)
+        ):
+            by_server = answers.setdefault((event.to_tag, event.failure_status), {})
+            by_server.setdefault(event.server, []).append(event)
+    return answers
+
+
+def _place(event: CallEvent) -> tuple[int, int, int]:
+    return (event.time_us, event.via_count, event.id or 0)
+
+
+def _few(seen: list[CallEvent]) -> list[CallEvent]:
+    if len(seen) <= _OBSERVATIONS_MAX:
+        return seen
+    return sorted(seen, key=_place)[:_OBSERVATIONS_MAX]
+
+
+def _two_way(requests: _ByServer, answers: dict[tuple[str, int], _ByServer]) -> Iterator[Exchange]:
     names = sorted(requests)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
@@ -98,31 +110,30 @@ def _two_way(
             measured = [hop for hop in backward if hop[0] == outer_first]
             if not measured:
                 continue
-            _, answer_out, answer_in = min(measured, key=lambda hop: abs(hop[2][0] - hop[1][0]))
+            _, answer_out, answer_in = min(
+                measured, key=lambda hop: abs(hop[2].time_us - hop[1].time_us)
+            )
             yield _exchange(one, other, outer_first, out, inn, answer_out, answer_in)
 
 
 def _hop(
-    one: list[_Seen], other: list[_Seen], *, rising: bool = True
-) -> tuple[bool, _Seen, _Seen] | None:
+    one: list[CallEvent], other: list[CallEvent], *, rising: bool = True
+) -> tuple[bool, CallEvent, CallEvent] | None:
     """The tightest passage between two servers: (goes from `one`, where it left, where it came).
 
     Requests pass by rising, answers by falling via_count.
     """
-    best: tuple[bool, _Seen, _Seen] | None = None
-    for here in sorted(one)[:_OBSERVATIONS_MAX]:
-        for there in sorted(other)[:_OBSERVATIONS_MAX]:
-            if here.via == there.via:
+    best: tuple[bool, CallEvent, CallEvent] | None = None
+    tightest = (0, 0)
+    for here in _few(one):
+        for there in _few(other):
+            if here.via_count == there.via_count:
                 continue
-            from_one = (here.via < there.via) == rising
+            from_one = (here.via_count < there.via_count) == rising
             leave, come = (here, there) if from_one else (there, here)
-            if best is None or abs(leave.via - come.via) < abs(best[1].via - best[2].via):
-                best = (from_one, leave, come)
-            elif best[0] == from_one and abs(leave.via - come.via) == abs(
-                best[1].via - best[2].via
-            ):
-                tighter = come.time_us - leave.time_us < best[2].time_us - best[1].time_us
-                best = (from_one, leave, come) if tighter else best
+            hop = (abs(leave.via_count - come.via_count), come.time_us - leave.time_us)
+            if best is None or hop[0] < tightest[0] or (best[0] == from_one and hop < tightest):
+                best, tightest = (from_one, leave, come), hop
     return best
 
 
@@ -130,10 +141,10 @@ def _exchange(
     one: str,
     other: str,
     outer_is_one: bool,
-    request_out: _Seen,
-    request_in: _Seen,
-    answer_out: _Seen,
-    answer_in: _Seen,
+    request_out: CallEvent,
+    request_in: CallEvent,
+    answer_out: CallEvent,
+    answer_in: CallEvent,
 ) -> Exchange:
     forward_us = request_in.time_us - request_out.time_us  # inner minus outer, plus travel
     backward_us = answer_out.time_us - answer_in.time_us  # inner minus outer, less travel
@@ -147,8 +158,8 @@ def _exchange(
             request_in.time_us,
             inner_minus_outer_us,
             round_trip_us,
-            request_out.row_id,
-            request_in.row_id,
+            request_out.id or 0,
+            request_in.id or 0,
         )
     return Exchange(
         one,
@@ -157,12 +168,12 @@ def _exchange(
         request_out.time_us,
         -inner_minus_outer_us,
         round_trip_us,
-        request_in.row_id,
-        request_out.row_id,
+        request_in.id or 0,
+        request_out.id or 0,
     )
 
 
-def _one_way(first: dict[str, _Seen]) -> Iterator[Exchange]:
+def _one_way(first: dict[str, CallEvent]) -> Iterator[Exchange]:
     names = sorted(first)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
@@ -174,6 +185,6 @@ def _one_way(first: dict[str, _Seen]) -> Iterator[Exchange]:
                 b.time_us,
                 b.time_us - a.time_us,
                 _ONE_WAY_ROUND_TRIP_US,
-                a.row_id,
-                b.row_id,
+                a.id or 0,
+                b.id or 0,
             )

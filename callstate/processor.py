@@ -87,7 +87,8 @@ class PartitionProcessor:
             config: The rules' settings.
             calls: Where the calls live.
             explaining: Whether provenance says more than the revision; that is half the work.
-            live: Whether clocks are measured while records come, or once by `fit_traffic_clocks`.
+            live: Whether clocks are measured and calls closed while records come; else once at
+                the end of the input, by `fit_traffic_clocks` and `finish`.
         """
         self.config = config
         self._live = live
@@ -222,7 +223,8 @@ class PartitionProcessor:
                 DeadLetter(reason, other.server, row_of(other), call_id=other.call_id)
             )
             self._effects += references.noted(state.events[identity(event)], state)
-        self._schedule(event, state)
+        if self._live:
+            self._schedule(event, state)
 
     def _schedule(self, event: CallEvent, state: CallState) -> None:
         """Looks at the call as soon as this event could close it, or change what was told."""
@@ -266,7 +268,9 @@ class PartitionProcessor:
             self.counters.dead_letters += 1
             self._effects.append(DeadLetter(record.reason, record.server, record.raw))
         elif isinstance(record, ReferenceAsked):
-            self._effects += references.asked(record, self._call(record.call_id))
+            state = self._call(record.call_id)
+            self._effects += references.asked(record, state)
+            self._wait_for_events(record.call_id, state)
         elif isinstance(record, ReferenceKnown):
             self._answered(record)
         elif isinstance(record, Gap):
@@ -283,8 +287,15 @@ class PartitionProcessor:
                 self._touched[call_id] = state
                 self._set_timer(call_id, state, now + self._grace_us)
 
+    def _wait_for_events(self, call_id: str, state: CallState) -> None:
+        """A call of which nothing but its name is known is kept as long as a closed one."""
+        now = self._watermark.time_us
+        if not state.events and state.deadline_us is None and now is not None:
+            self._set_timer(call_id, state, now + to_us(self.config.late_horizon_seconds))
+
     def _answered(self, answer: ReferenceKnown) -> None:
         state = self._call(answer.call_id)
+        self._wait_for_events(answer.call_id, state)
         if references.answered(answer, state) and state.closed:
             state.dirty = True
             now = self._watermark.time_us

@@ -181,9 +181,7 @@ def _record(
 ) -> Cdr:
     event = start.event
     contact = _first_text(parts.requests, first, "contact") if first else ""
-    setups = _in_lifecycle_order(leg.setups, caller_tag)
-    callee_contact = next((item.event.contact for item in setups if item.event.contact), "")
-    route = next((item.event.callee_route for item in setups if item.event.callee_route), "")
+    callee_contact, route = _of_answers(leg.setups, caller_tag)
     return Cdr(
         call_id=event.call_id,
         from_tag=caller_tag,
@@ -200,7 +198,7 @@ def _record(
         caller_contact=contact_without_parameters(contact) if contact else None,
         callee_contact=contact_without_parameters(callee_contact) if callee_contact else None,
         caller_internal=_caller_internal(parts),
-        callee_route=(route or "") if setups else None,
+        callee_route=route,
     )
 
 
@@ -213,12 +211,22 @@ def _first_text(requests: Sequence[Timed], first: Timed, column: str) -> str:
     return next((t for i in in_order if (t := getattr(i.event, column))), "")
 
 
-def _in_lifecycle_order(setups: list[Timed], caller_tag: str) -> list[Timed]:
-    """Answers as they passed the proxies; those to the callee's own re-INVITEs do not count."""
-    if len(setups) < 2:
-        return setups
-    own = [item for item in setups if item.event.from_tag == caller_tag] or setups
-    return sorted(own, key=lambda i: (i.event.cseq, -i.event.via_count, i.time_us))
+def _of_answers(setups: list[Timed], caller_tag: str) -> tuple[str, str | None]:
+    """Contact and route of a leg's answers, each the first that is told; no route without answers.
+
+    In the order in which answers pass the proxies; those to the callee's own re-INVITEs do not
+    count.
+    """
+    if not setups:
+        return "", None
+    if len(setups) > 1:
+        own = [item for item in setups if item.event.from_tag == caller_tag] or setups
+        setups = sorted(own, key=lambda i: (i.event.cseq, -i.event.via_count, i.time_us))
+    contact = route = ""
+    for _, event in setups:
+        contact = contact or event.contact
+        route = route or event.callee_route
+    return contact, route
 
 
 def _caller_internal(parts: ByType) -> bool | None:
