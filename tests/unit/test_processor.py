@@ -186,6 +186,21 @@ def test_questions_and_answers_between_partitions() -> None:
     assert kinds(restarted(ours).feed([beat("s", 100)])) == ["HideCall"]
 
 
+def test_a_call_that_is_only_named_is_not_kept_for_ever() -> None:
+    door = processor("s", late_horizon_seconds=600)
+    door.feed([beat("s", 10), ReferenceAsked("nobody", "leg"), ReferenceKnown("gone", "x")])
+    door.feed([beat("s", 500)])
+    assert set(dict(door._calls.items())) == {"nobody", "gone"}
+    door.feed([beat("s", 700)])
+    assert not dict(door._calls.items())
+
+
+def test_a_call_that_was_named_first_is_told_as_any_other() -> None:
+    door = processor("s")
+    told = [beat("s", 1), ReferenceAsked("call", "leg"), *events(*CALL), beat("s", 100)]
+    assert kinds(door.feed(told)) == ["AnswerReference", "EmitCdr"]
+
+
 # -- gaps ----------------------------------------------------------------------------------------
 
 
