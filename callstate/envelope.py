@@ -209,7 +209,7 @@ def _read_gap(server: str, message: Mapping[str, Any]) -> Gap:
 
 def _read_exchange(_: str, message: Mapping[str, Any]) -> Exchange:
     a, b, *numbers = message["exchange"]
-    return Exchange(str(a), str(b), *(int(number) for number in numbers))
+    return Exchange(str(a), str(b), *(_moment(number) for number in numbers))
 
 
 _READERS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Record]]] = {

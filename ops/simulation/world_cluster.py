@@ -26,6 +26,7 @@ from callstate.effects import (
     EmitCdr,
     HideCall,
     RecordLate,
+    ShareExchange,
 )
 from callstate.envelope import Record, ReferenceAsked, ReferenceKnown, read_message
 from callstate.processor import PartitionProcessor
@@ -198,7 +199,7 @@ class Cluster:
         self._write(number, one, effects)
         if fate is Fate.WRITTEN:
             return
-        self._produce(effects)
+        self._produce(number, effects)
         if fate is Fate.ASKED:
             return
         self._log(one, half=fate is Fate.HALF_LOGGED)
@@ -217,7 +218,7 @@ class Cluster:
             # highest, as `sink_progress` does.
             self.sink.watermarks[number] = max(reached, self.sink.watermarks.get(number, reached))
 
-    def _produce(self, effects: Iterable[Effect]) -> None:
+    def _produce(self, number: int, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, AskReference):
                 asked = ReferenceAsked(effect.referenced, effect.asker)
@@ -225,6 +226,10 @@ class Cluster:
             elif isinstance(effect, AnswerReference):
                 known = ReferenceKnown(effect.asker, effect.referenced)
                 self._partition_of(effect.asker).log.append(known)
+            elif isinstance(effect, ShareExchange):
+                for other, one in enumerate(self._partitions):
+                    if other != number:
+                        one.log.append(effect.exchange)
             elif isinstance(effect, DeadLetter):
                 self.dead_letters.append(effect)
             elif isinstance(effect, RecordLate):

@@ -10,6 +10,7 @@ import pytest
 
 from callstate.envelope import (
     EVENT,
+    EXCHANGE,
     GAP,
     HEARTBEAT,
     REFERENCE_ASKED,
@@ -21,12 +22,14 @@ from callstate.envelope import (
     ReferenceKnown,
     clock_message,
     event_message,
+    exchange_message,
     gap_message,
     heartbeat_message,
     read_message,
     reference_message,
 )
 from callstate.events import Clock, read_row
+from callstate.exchanges import Exchange
 from tests.calls import US, clock, processor, row
 
 ROW = {name: value for name, value in row("R", 0, id=1).items() if name != "server"}
@@ -57,6 +60,22 @@ def test_a_gap_and_references() -> None:
         (REFERENCE_KNOWN, ReferenceKnown("one", "two")),
     ):
         assert read_message(kind, through_json(reference_message(record))) == record
+
+
+SEEN = Exchange("s", "t", 1, 2, 3, 4, 5, 6)
+
+
+def test_an_exchange() -> None:
+    assert read_message(EXCHANGE, through_json(exchange_message(SEEN))) == SEEN
+
+
+@pytest.mark.parametrize(
+    "told", [None, [], ["s", "t"], ["s", "t", *range(7)], ["s", "t", *"123456"],
+             ["s", "t", 10**30, 2, 3, 4, 5, 6]],
+)  # fmt: skip
+def test_what_is_no_exchange(told: object) -> None:
+    message = exchange_message(SEEN) | {"exchange": told}
+    assert isinstance(read_message(EXCHANGE, message), Malformed)
 
 
 def test_a_clock_says_late_only_where_it_is() -> None:
