@@ -80,24 +80,24 @@ def _hold(servers: int, folder: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     state_file = folder / STATE_NAME
-    with Stack(servers) as stack:
-        config = _config_of(stack)
-        (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
-        state = {
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "broker": stack.broker.bootstrap_servers,
-            "servers": {server.spec.name: server.dsn for server in stack.servers},
-            "folder": str(stack.folder),
-        }
-        partial = state_file.with_suffix(".new")
-        partial.write_text(json.dumps(state), encoding="utf-8")
-        partial.replace(state_file)
-        try:
+    try:
+        with Stack(servers) as stack:
+            config = _config_of(stack)
+            (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+            state = {
+                "pid": os.getpid(),
+                "started": _started(os.getpid()),
+                "broker": stack.broker.bootstrap_servers,
+                "servers": {server.spec.name: server.dsn for server in stack.servers},
+                "folder": str(stack.folder),
+            }
+            partial = state_file.with_suffix(".new")
+            partial.write_text(json.dumps(state), encoding="utf-8")
+            partial.replace(state_file)
             _tell(folder, state)
             ended.wait()
-        finally:
-            state_file.unlink(missing_ok=True)
+    finally:  # after the stack has ended: who waits for this file waits for all of it
+        state_file.unlink(missing_ok=True)
 
 
 def _start_in_background(servers: int, folder: Path) -> dict[str, Any]:
