@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from callstate.events import Clock
 from cdc.connect import Connection
-from cdc.slot import fetch_one
+from cdc.queries import fetch_one
 
 # What two clocks may drift apart while an old measurement is still preferred to a newer, worse one.
 DRIFT_PPM = 200

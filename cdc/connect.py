@@ -22,7 +22,7 @@ _SQL_OPTIONS = (
     "-c timezone=UTC -c datestyle=ISO,MDY -c intervalstyle=postgres -c bytea_output=hex"
     " -c extra_float_digits=1"
 )
-_WALSENDER_OPTIONS = "-c wal_sender_timeout=30s -c lock_timeout={lock_ms}"
+_WALSENDER_OPTIONS = "-c wal_sender_timeout={silence_ms} -c lock_timeout={lock_ms}"
 
 
 async def connect_sql(dsn: str, *, connect_seconds: float, read_only: bool = True) -> Connection:
@@ -36,22 +36,32 @@ async def connect_sql(dsn: str, *, connect_seconds: float, read_only: bool = Tru
 
 
 async def connect_walsender(
-    dsn: str, *, connect_seconds: float, sql_ascii: bool, slot_wait_seconds: float
+    dsn: str,
+    *,
+    connect_seconds: float,
+    raw: bool,
+    slot_wait_seconds: float,
+    silence_seconds: float,
 ) -> Connection:
     """A connection to a walsender of the DSN's database.
 
     Args:
         dsn: The server's DSN.
         connect_seconds: Bound on connecting.
-        sql_ascii: The database says nothing about its encoding: the server must not convert (it
-            could not skip a row that fails), the decoder replaces what is no UTF-8.
+        raw: The database is not UTF-8: the server must not convert (it could not skip a row that
+            fails), the decoder does.
         slot_wait_seconds: Bound on each lock waited for.
+        silence_seconds: How long the server waits for a word from a reader that may have died with
+            its machine, before it gives the slot to another one.
 
     Raises:
         CdcError: By its retry rule.
     """
-    options = f"{_SQL_OPTIONS} {_WALSENDER_OPTIONS.format(lock_ms=round(slot_wait_seconds * 1000))}"
-    encoding = "SQL_ASCII" if sql_ascii else "UTF8"
+    limits = _WALSENDER_OPTIONS.format(
+        lock_ms=round(slot_wait_seconds * 1000), silence_ms=round(silence_seconds * 1000)
+    )
+    options = f"{_SQL_OPTIONS} {limits}"
+    encoding = "SQL_ASCII" if raw else "UTF8"
     return await _connect(
         dsn, connect_seconds, options, replication="database", client_encoding=encoding
     )

@@ -83,6 +83,15 @@ class PublicationMissing(CdcError):
     advice = "Run `cdrstream provision` with an administrator's DSN."
 
 
+class PublicationChanged(CdcError):
+    """The publication, or a table in it, was made anew while we read."""
+
+    advice = (
+        "The reader reads the tables anew and records the gap: rows written while a table was not"
+        " published never reach the stream."
+    )
+
+
 class SlotBusy(CdcError):
     """Another reader holds the slot; this one waits as a standby."""
 

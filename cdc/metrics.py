@@ -21,6 +21,8 @@ class ReaderMetrics:
     own_records_dropped_total: int = 0
     reconnects_total: int = 0
     gaps_total: int = 0
+    rows_lost_total: int = 0
+    column_changes_total: int = 0
     backfill_rows_total: int = 0
     backfill_rows_expected: int | None = None
     open_transaction_rows: int = 0
@@ -36,6 +38,7 @@ class ReaderMetrics:
     clock_probe_failures_total: int = 0
     slot_wal_status: str | None = None
     slot_safe_wal_bytes: int | None = None
+    slot_seconds_left: float | None = None
     slot_retained_bytes: int | None = None
     slot_unread_bytes: int | None = None
     kafka_error: str | None = None

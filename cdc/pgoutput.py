@@ -105,6 +105,10 @@ class Decoder:
     Args:
         server: Name in every envelope.
         routes: Table name to where its rows go; other tables' rows are left out.
+
+    Attributes:
+        codec: Of the text, where the server does not convert it.
+        described: Columns of our tables as the stream described them since this was last emptied.
     """
 
     def __init__(self, server: str, routes: Mapping[str, Route]) -> None:
@@ -112,6 +116,8 @@ class Decoder:
         self.prefix = EnvelopePrefix(server)
         self.in_transaction = False
         self.transaction_rows = 0
+        self.codec = "utf-8"
+        self.described: list[tuple[str, tuple[Column, ...]]] = []
         self._routes = routes
         self._relations: dict[int, tuple[RowEncoder, Route] | None] = {}
         self._before_row = b""
@@ -180,7 +186,7 @@ class Decoder:
             for _ in range(int.from_bytes(data[name_end + 2 : at])):
                 end = data.index(0, at + 1)
                 oid = int.from_bytes(data[end + 1 : end + 5])
-                columns.append(Column(data[at + 1 : end].decode("utf-8", "replace"), oid))
+                columns.append(Column(data[at + 1 : end].decode(self.codec, "replace"), oid))
                 at = end + 9
         except ValueError as bad:
             raise ProtocolError("a relation message ends early") from bad
@@ -188,4 +194,5 @@ class Decoder:
         if route is None:
             self._relations[relation] = None
         else:
-            self._relations[relation] = (RowEncoder(columns, route.key_column), route)
+            self._relations[relation] = (RowEncoder(columns, route.key_column, self.codec), route)
+            self.described.append((name, tuple(columns)))

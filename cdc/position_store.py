@@ -34,6 +34,10 @@ class StoredPosition:
         progress_us: The server's clock up to which Kafka holds everything; None: not known yet.
         backfill_table: Table that the backfill was reading; None once it is complete.
         backfill_after: Its last id that is in Kafka.
+        coverage: Which publication, and which tables of it, were read (`slot.Published`); another
+            one at the next start means that rows may have been left out in between.
+        held_id: Every row of call_state_events that was visible when this was the highest id is in
+            Kafka; None: not known.
     """
 
     lsn: int
@@ -44,6 +48,8 @@ class StoredPosition:
     progress_us: int | None = None
     backfill_table: str | None = None
     backfill_after: int | None = None
+    coverage: str | None = None
+    held_id: int | None = None
 
     @property
     def backfilling(self) -> bool:
@@ -64,6 +70,8 @@ class StoredPosition:
                 "progress_us": self.progress_us,
                 "backfill_table": self.backfill_table,
                 "backfill_after": self.backfill_after,
+                "coverage": self.coverage,
+                "held_id": self.held_id,
             }
         )
 
@@ -87,6 +95,8 @@ def decode(value: bytes) -> StoredPosition:
             record["progress_us"],
             record["backfill_table"],
             record["backfill_after"],
+            record.get("coverage"),  # records of older versions have neither
+            record.get("held_id"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise KafkaRefused(f"the stored position cannot be read: {error}") from error

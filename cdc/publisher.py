@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -85,6 +86,7 @@ class Publisher:
         self._metrics = metrics
         self.failure: CdcError | None = None
         self._complained_at = float("-inf")
+        self._handing: asyncio.Task[None] | None = None
         self._headers = headers(EVENT, settings.server)
         # What librdkafka logs comes to `_heard_error` too, where it is said once in a while.
         quiet = logging.getLogger("cdc.librdkafka")
@@ -104,38 +106,62 @@ class Publisher:
     async def publish(self, chunk: Chunk) -> Batch:
         """Hands over a chunk's records and waits until there is room for more.
 
+        Cancelled or not, all of it is handed over: the position that the chunk reaches counts as
+        handed over from here on, and the next session does not read it again.
+
         Raises:
             CdcError: The producer failed.
         """
         records = chunk.records
+        await self._handed_over()
         size = chunk.size_bytes + len(records) * RECORD_OVERHEAD_BYTES if records else 0
         batch = self.positions.add(len(records), size, chunk.safe)
         if records:
-            await self._produce_all(records, self._reporter(batch), self._headers)
+            report = self._reporter(batch)
+            rest = self._produce(records, report)
+            if rest is not None:
+                self._handing = asyncio.ensure_future(self._produce_rest(rest, report))
+                await self._handed_over()
             self.pump()
             while self.positions.unacked_bytes > self._settings.buffer_bytes_max:
                 self.pump()
                 await asyncio.sleep(_POLL_BUSY_SECONDS)
         return batch
 
-    async def _produce_all(
-        self, records: list[Out], report: Callable[..., None], headers_: Headers
-    ) -> None:
-        produce = self._producer.produce
-        for topic, key, value in records:
-            while True:
-                try:
-                    # By position (partition by key, report, no timestamp): a third cheaper.
-                    produce(topic, value, key, -1, report, None, 0, headers_)
-                except BufferError:
-                    self.pump()
-                    await asyncio.sleep(_POLL_BUSY_SECONDS)
-                except KafkaException as error:
-                    # Refused on the spot: the report is ours to make.
-                    report(error.args[0], _Refused(topic, key.encode(), value))
-                    break
-                else:
-                    break
+    def begin_anew(self) -> None:
+        """Forgets positions: those of another history say nothing about this one.
+
+        Everything must be acknowledged.
+        """
+        self.positions = Positions()
+
+    async def _handed_over(self) -> None:
+        """Waits for a hand-over that found the queue full; cancelling the wait leaves it be."""
+        while self._handing is not None and not self._handing.done():
+            await asyncio.shield(self._handing)
+        self._handing = None
+
+    def _produce(self, records: Iterable[Out], report: Callable[..., None]) -> Iterator[Out] | None:
+        """Hands records over; gives those that the full queue did not take."""
+        produce, headers_ = self._producer.produce, self._headers
+        waiting = iter(records)
+        for topic, key, value in waiting:
+            try:
+                # By position (partition by key, report, no timestamp): a third cheaper.
+                produce(topic, value, key, -1, report, None, 0, headers_)
+            except BufferError:
+                return chain(((topic, key, value),), waiting)
+            except KafkaException as error:
+                # Refused on the spot: the report is ours to make.
+                report(error.args[0], _Refused(topic, key.encode(), value))
+        return None
+
+    async def _produce_rest(self, rest: Iterator[Out], report: Callable[..., None]) -> None:
+        waiting: Iterator[Out] | None = rest
+        while waiting is not None and self.failure is None:
+            self._producer.poll(0)
+            await asyncio.sleep(_POLL_BUSY_SECONDS)
+            waiting = self._produce(waiting, report)
 
     def _reporter(self, batch: Batch) -> Callable[..., None]:
         settle, failed = self.positions.settle, self._delivery_failed
@@ -257,7 +283,7 @@ class Publisher:
 
     async def drained(self, deadline: float) -> bool:
         """Waits until everything is acknowledged, or `deadline` (of time.monotonic) has come."""
-        while len(self._producer):
+        while len(self._producer) or (self._handing is not None and not self._handing.done()):
             if time.monotonic() > deadline:
                 return False
             self.pump()
@@ -266,6 +292,8 @@ class Publisher:
 
     def close(self) -> None:
         """Throws away what was not acknowledged: it was not confirmed either."""
+        if self._handing is not None:
+            self._handing.cancel()
         self._producer.purge()
         self._producer.poll(0)
 

@@ -103,8 +103,11 @@ class RowEncoder:
     give the JSON object's bytes and the text of the key column ('' where it is null or missing).
     """
 
-    def __init__(self, columns: Sequence[Column], key_column: str | None) -> None:
+    def __init__(
+        self, columns: Sequence[Column], key_column: str | None, codec: str = "utf-8"
+    ) -> None:
         self.columns = tuple(columns)
+        self._codec = codec
         self._convert = [_CONVERT.get(column.type_oid) for column in columns]
         names = [column.name for column in columns]
         self._key = names.index(key_column) if key_column in names else None
@@ -137,12 +140,12 @@ class RowEncoder:
             if value is None:
                 row[column.name] = None
                 continue
-            # A SQL_ASCII database may hold any bytes: no row may stop the reader.
-            text = value.decode("utf-8", "replace")
+            # A database that is not UTF-8 may hold any bytes: no row may stop the reader.
+            text = value.decode(self._codec, "replace")
             row[column.name] = text if convert is None else convert(text)
         key = "" if self._key is None else values[self._key]
         if not isinstance(key, str):
-            key = key.decode("utf-8", "replace") if isinstance(key, bytes) else ""
+            key = key.decode(self._codec, "replace") if isinstance(key, bytes) else ""
         return _dumps(row), key
 
     def _encode_plain(self, data: bytes) -> tuple[bytes, str]:

@@ -19,23 +19,22 @@ import orjson
 
 from callstate.envelope import HEARTBEAT, heartbeat_message
 from cdc.clocks import ServerClock
-from cdc.connect import Connection, connect_sql, connect_walsender
-from cdc.errors import ProtocolBroken
-from cdc.heartbeat import SAMPLE_SQL, Markers, Sample
+from cdc.connect import connect_sql, connect_walsender
+from cdc.drift import differences
+from cdc.errors import ProtocolBroken, PublicationChanged
+from cdc.heartbeat import SAMPLE_SQL, Markers, Sample, before_header
+from cdc.held_rows import HIGHEST_SQL, HeldRows
 from cdc.lsn import lsn_text
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import Decoder, ProtocolError
 from cdc.position_keeper import PositionKeeper
+from cdc.position_store import StoredPosition
+from cdc.publication import check_publication
 from cdc.publisher import Publisher
+from cdc.queries import fetch_one
 from cdc.settings import ReaderSettings
-from cdc.slot import (
-    check_not_future,
-    check_publication,
-    check_server,
-    fetch_one,
-    identify,
-    slot_state,
-)
+from cdc.slot import SlotState, check_not_future, check_server, identify, slot_state
+from cdc.slot_room import SlotRoom
 from cdc.starting import Opened, Starting, routes
 from cdc.status import State
 from cdc.threads import in_thread
@@ -46,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _REPLY_SECONDS_MIN = 0.1
 _PROGRESS_SECONDS = 10.0
+_WARN_AGAIN_SECONDS = 300.0
 
 
 class Session:
@@ -76,6 +76,9 @@ class Session:
         self._reply_asked = False
         self._status_at = 0.0
         self._confirmed = 0
+        self._held = HeldRows()
+        self._room = SlotRoom(settings.slot_warn_seconds)
+        self._warned_at = float("-inf")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads until `stop` is set, then waits for Kafka, confirms, and comes back.
@@ -104,6 +107,8 @@ class Session:
             check_not_future(lsn, await identify(opened.walsender))
         lsn = max(lsn, keeper.wanted.lsn)
         self._confirmed = keeper.stored.lsn
+        self._held = HeldRows(keeper.stored.held_id)
+        self._decoder.codec = opened.facts.codec or "utf-8"
         stream = await WalStream.start(
             opened.walsender,
             settings.slot_name,
@@ -122,8 +127,9 @@ class Session:
         walsender = await connect_walsender(
             settings.dsn,
             connect_seconds=settings.connect_seconds,
-            sql_ascii=facts.sql_ascii,
+            raw=facts.codec is not None,
             slot_wait_seconds=settings.slot_wait_seconds,
+            silence_seconds=settings.silence_seconds,
         )
         stack.push_async_callback(walsender.close)
         return Opened(sql, walsender, facts, partitions)
@@ -141,8 +147,8 @@ class Session:
         receiving = self._receive(stream)
         others: list[Coroutine[Any, Any, None]] = [
             self._publisher.pump_for_ever(tick),
-            self._sample_for_ever(opened.sql, markers),
-            self._watch_for_ever(opened.sql),
+            self._sample_for_ever(opened, markers),
+            self._watch_for_ever(opened),
             self._clock.probe_for_ever(opened.sql),
         ]
         reading = asyncio.ensure_future(receiving)
@@ -174,6 +180,8 @@ class Session:
             metrics.bytes_read_total += chunk.size_bytes
             metrics.open_transaction_rows = decoder.transaction_rows
             metrics.received_lsn = max(metrics.received_lsn, chunk.safe)
+            if decoder.described:
+                self._say_columns()
             del messages  # libpq's memory: not to be held while waiting for room
             if chunk.records or chunk.safe:
                 await publisher.publish(chunk)
@@ -184,28 +192,33 @@ class Session:
     ) -> None:
         """What acknowledgements bring about, in this order: heartbeats, position, confirmation."""
         settings, positions, now = self._settings, self._publisher.positions, time.monotonic()
+        self._held.passed(positions.confirmable)
         if markers.passed(positions.confirmable):
             self._beat(partitions, positions.confirmable, markers.progress_us)
         if positions.confirmable > keeper.wanted.lsn:
             # A server that waits for our reply (it shuts down) is not kept waiting.
             seconds = _REPLY_SECONDS_MIN if self._reply_asked else settings.position_seconds
             keeper.put_soon(
-                replace(
-                    keeper.wanted, lsn=positions.confirmable, progress_us=self._metrics.progress_us
-                ),
+                self._reached(keeper, positions.confirmable),
                 seconds,
             )
         elif self._metrics.progress_us != keeper.wanted.progress_us:
             # An idle server's time goes on too: a later gap begins no earlier than need be.
-            keeper.put_soon(
-                replace(keeper.wanted, progress_us=self._metrics.progress_us), _PROGRESS_SECONDS
-            )
+            keeper.put_soon(self._reached(keeper, keeper.wanted.lsn), _PROGRESS_SECONDS)
         since = now - self._status_at
         news = keeper.stored.lsn > self._confirmed or self._reply_asked
         if since >= settings.confirm_seconds or (news and since >= _REPLY_SECONDS_MIN):
             self._confirm(keeper.stored.lsn, stream, ask_reply=markers.waiting)
         self._metrics.unacked_records = positions.unacked_records
         self._metrics.buffer_bytes = positions.unacked_bytes
+
+    def _reached(self, keeper: PositionKeeper, lsn: int) -> StoredPosition:
+        return replace(
+            keeper.wanted,
+            lsn=lsn,
+            progress_us=self._metrics.progress_us,
+            held_id=self._held.held_id,
+        )
 
     def _confirm(self, lsn: int, stream: WalStream, *, ask_reply: bool) -> None:
         # Asked for a reply, an idle server says how far its log has been decoded.
@@ -234,24 +247,68 @@ class Session:
     def _stamp(self) -> None:
         self._decoder.prefix.set_clock(self._clock.stamp())
 
-    async def _sample_for_ever(self, sql: Connection, markers: Markers) -> None:
+    async def _sample_for_ever(self, opened: Opened, markers: Markers) -> None:
+        facts = opened.facts
         while True:
-            markers.add(Sample(*await fetch_one(sql, SAMPLE_SQL)))
+            # The id before the position: what it shows was committed before.
+            if facts.tells_ids:
+                (highest,) = await fetch_one(opened.sql, HIGHEST_SQL)
+            sample = Sample(*await fetch_one(opened.sql, SAMPLE_SQL))
+            markers.add(sample)
+            if facts.tells_ids:
+                lsn = before_header(sample.inserted, facts.wal_block_bytes, facts.wal_segment_bytes)
+                self._held.add(lsn, highest)
             self._stamp()
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
-    async def _watch_for_ever(self, sql: Connection) -> None:
+    async def _watch_for_ever(self, opened: Opened) -> None:
         """Looks at what the stream does not tell: the slot's room, the publication."""
-        metrics = self._metrics
+        settings = self._settings
         while True:
-            state = await slot_state(sql, self._settings.slot_name)
+            state = await slot_state(opened.sql, settings.slot_name)
             if state is not None:
-                metrics.slot_wal_status = state.wal_status
-                metrics.slot_safe_wal_bytes = state.safe_wal_bytes
-                metrics.slot_retained_bytes = state.retained_bytes
-                metrics.slot_unread_bytes = state.unread_bytes
-            await check_publication(sql, self._settings.publication)
-            await asyncio.sleep(self._settings.slot_check_seconds)
+                self._look_at_room(state)
+            published = await check_publication(opened.sql, settings.publication)
+            if published != opened.facts.published:
+                raise PublicationChanged(f"publication {settings.publication} is not the same")
+            await asyncio.sleep(settings.slot_check_seconds)
+
+    def _look_at_room(self, state: SlotState) -> None:
+        metrics, room, now = self._metrics, self._room, time.monotonic()
+        room.add(now, state.safe_wal_bytes)
+        metrics.slot_wal_status = state.wal_status
+        metrics.slot_safe_wal_bytes = state.safe_wal_bytes
+        metrics.slot_retained_bytes = state.retained_bytes
+        metrics.slot_unread_bytes = state.unread_bytes
+        metrics.slot_seconds_left = room.seconds_left
+        alarming = room.alarming(state.wal_status, state.retained_bytes)
+        if alarming and now - self._warned_at > _WARN_AGAIN_SECONDS:
+            self._warned_at = now
+            logger.warning(
+                "slot_room_runs_out",
+                extra={
+                    "server": self._settings.server,
+                    "slot": self._settings.slot_name,
+                    "wal_status": state.wal_status,
+                    "seconds_left": room.seconds_left,
+                    "safe_bytes": state.safe_wal_bytes,
+                    "retained_bytes": state.retained_bytes,
+                    "unread_bytes": state.unread_bytes,
+                    "advice": "Raise max_slot_wal_keep_size on that server now, then look for the"
+                    " cause: Kafka away, or a transaction that stays open.",
+                },
+            )
+
+    def _say_columns(self) -> None:
+        for table, columns in self._decoder.described:
+            different = differences(table, columns)
+            if different:
+                self._metrics.column_changes_total += 1
+                logger.warning(
+                    "columns_differ",
+                    extra={"server": self._settings.server, "table": table, **different},
+                )
+        self._decoder.described.clear()
 
     async def _finish(self, keeper: PositionKeeper, stream: WalStream) -> None:
         """Waits for what Kafka holds back, stores and confirms; bounded, and safe to cut short."""
@@ -260,8 +317,8 @@ class Session:
         await publisher.drained(deadline)
         lsn = publisher.positions.confirmable
         if lsn > keeper.wanted.lsn:
-            keeper.put(replace(keeper.wanted, lsn=lsn, progress_us=self._metrics.progress_us))
-            await publisher.drained(deadline)
+            keeper.put(self._reached(keeper, lsn))
+        await publisher.drained(deadline)  # a position that is on its way counts too
         self._confirm(keeper.stored.lsn, stream, ask_reply=False)
         logger.info(
             "stopped",

@@ -64,6 +64,10 @@ class ReaderSettings:
         drain_pause_seconds: Rest after the socket ran dry: fewer, larger wake-ups.
         backfill_rows: Rows of a FETCH.
         slot_wait_seconds: How long open transactions may block the slot's creation.
+        silence_seconds: After so long without a word from a reader the server gives its slot free:
+            how long a standby waits where a whole machine died.
+        slot_warn_seconds: A slot that will be lost sooner than that, at the rate of the last
+            minutes, is warned of.
         shutdown_seconds: Bound on waiting for acknowledgements at the end.
     """
 
@@ -96,6 +100,8 @@ class ReaderSettings:
     retry_seconds_max: float = 10.0
     standby_seconds: float = 1.0
     manual_retry_seconds: float = 30.0
+    silence_seconds: float = 30.0
+    slot_warn_seconds: float = 4 * 3_600.0
     shutdown_seconds: float = 8.0
 
     @property

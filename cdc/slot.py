@@ -1,7 +1,8 @@
 """What must hold of a server before it is read, and the making of its slot.
 
-Owns the checks (version, wal_level, encoding, publication, slot, stored position against the
-server's identity) and slot creation. Refuses to read rows and to decide what a lost slot means.
+Owns the checks (version, wal_level, encoding, slot, stored position against the server's identity;
+`publication` has its own) and slot creation. Refuses to read rows and to decide what a lost slot
+means.
 """
 
 from __future__ import annotations
@@ -9,40 +10,49 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from cdc.connect import Connection
-from cdc.errors import (
-    NotLogical,
-    PublicationMissing,
-    ServerChanged,
-    ServerUnreachable,
-    SlotForeign,
-    SlotLost,
-    TableMissing,
-    classify,
-)
+from cdc.encodings import codec_of
+from cdc.errors import NotLogical, ServerChanged, SlotForeign, SlotLost, TableMissing
 from cdc.lsn import lsn_text, parse_lsn
 from cdc.position_store import StoredPosition
-from cdc.settings import CALL_TABLE, OBSERVER_TABLE
+from cdc.publication import Published, check_publication
+from cdc.queries import fetch_all, fetch_one, fetch_opt
+from cdc.settings import CALL_TABLE
 
 logger = logging.getLogger(__name__)
 
 VERSION_MIN = 140_000
+OPTIONS_VERSION_MIN = 150_000
+FAILOVER_VERSION_MIN = 170_000
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server is like, as far as reading depends on it."""
+    """What a server is like, as far as reading depends on it.
+
+    Attributes:
+        version: As in `server_version_num`.
+        codec: How its text is decoded here; None: it is UTF-8, and the server makes sure of it.
+        wal_segment_bytes: Size of a log file.
+        wal_block_bytes: Size of a page of the log.
+        published: What the publication carries of ours.
+        tells_ids: The highest id of call_state_events may be asked for.
+    """
 
     version: int
-    sql_ascii: bool
+    codec: str | None
     wal_segment_bytes: int
     wal_block_bytes: int
-    tables: tuple[str, ...]
+    published: Published
+    tells_ids: bool
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The published tables of ours."""
+        return self.published.tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,47 +96,21 @@ async def check_server(conn: Connection, publication: str) -> ServerFacts:
         conn,
         "select current_setting('server_version_num')::int, current_setting('wal_level'),"
         " current_setting('server_encoding'), pg_size_bytes(current_setting('wal_segment_size')),"
-        " current_setting('wal_block_size')::int, to_regclass(%s) is not null",
-        (CALL_TABLE,),
+        " current_setting('wal_block_size')::int, to_regclass(%s) is not null,"
+        " exists(select from pg_attribute where attrelid = to_regclass(%s) and attname = 'id'"
+        " and not attisdropped and has_table_privilege(attrelid, 'select'))",
+        (CALL_TABLE, CALL_TABLE),
     )
-    version, wal_level, encoding, segment_bytes, block_bytes, has_table = row
+    version, wal_level, encoding, segment_bytes, block_bytes, has_table, tells_ids = row
     if version < VERSION_MIN:
         raise NotLogical(f"PostgreSQL {version // 10_000} is too old; 14 is needed")
     if wal_level != "logical":
         raise NotLogical(f"wal_level is {wal_level}, logical is needed")
     if not has_table:
         raise TableMissing(f"the database has no table {CALL_TABLE}")
-    tables = await check_publication(conn, publication)
-    return ServerFacts(version, encoding == "SQL_ASCII", segment_bytes, block_bytes, tables)
-
-
-async def check_publication(conn: Connection, publication: str) -> tuple[str, ...]:
-    """The published tables of ours.
-
-    A missing publication lets START succeed, and then the first change of any table fails; a table
-    that was dropped and made again is silently not published: so this is asked again while running.
-
-    Raises:
-        PublicationMissing: It does not exist, lacks a table, or does not publish inserts.
-    """
-    rows = await fetch_all(
-        conn,
-        "select p.pubinsert, t.tablename::text from pg_publication p"
-        " left join pg_publication_tables t using (pubname) where p.pubname = %s",
-        (publication,),
-    )
-    if not rows:
-        raise PublicationMissing(f"publication {publication} does not exist")
-    if not rows[0][0]:
-        raise PublicationMissing(f"publication {publication} does not publish inserts")
-    published = {row[1] for row in rows}
-    ours = tuple(table for table in (CALL_TABLE, OBSERVER_TABLE) if table in published)
-    if CALL_TABLE not in ours:
-        raise PublicationMissing(f"publication {publication} lacks table {CALL_TABLE}")
-    row = await fetch_one(conn, "select to_regclass(%s) is not null", (OBSERVER_TABLE,))
-    if row[0] and OBSERVER_TABLE not in ours:
-        raise PublicationMissing(f"publication {publication} lacks table {OBSERVER_TABLE}")
-    return ours
+    published = await check_publication(conn, publication)
+    codec = codec_of(encoding)
+    return ServerFacts(version, codec, segment_bytes, block_bytes, published, tells_ids)
 
 
 async def identify(walsender: Connection) -> Identity:
@@ -204,7 +188,9 @@ def check_slot(state: SlotState, slot: str, database: str) -> None:
         )
 
 
-async def create_slot(walsender: Connection, watcher: Connection, slot: str) -> CreatedSlot:
+async def create_slot(
+    walsender: Connection, watcher: Connection, slot: str, version: int
+) -> CreatedSlot:
     """Makes the slot and exports the snapshot that ends where the slot begins.
 
     Waits for the transactions that are open (their end is what makes the position consistent), and
@@ -214,8 +200,16 @@ async def create_slot(walsender: Connection, watcher: Connection, slot: str) -> 
         SlotBlocked: They stayed open longer than the connection's lock_timeout.
         CdcError: Whatever else PostgreSQL says.
     """
-    command = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(
-        sql.Identifier(slot)
+    # Kept on standbys too, where the server can: after a failover reading goes on.
+    failover = sql.SQL(", FAILOVER" if version >= FAILOVER_VERSION_MIN else "")
+    # The form in parentheses is of version 15.
+    options = (
+        sql.SQL("EXPORT_SNAPSHOT")
+        if version < OPTIONS_VERSION_MIN
+        else sql.SQL("(SNAPSHOT 'export'{})").format(failover)
+    )
+    command = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {}").format(
+        sql.Identifier(slot), options
     )
     creation = asyncio.ensure_future(fetch_one(walsender, command))
     try:
@@ -251,31 +245,3 @@ async def drop_slot(conn: Connection, slot: str) -> None:
     """Drops the slot, which must not be active."""
     await fetch_one(conn, "select pg_drop_replication_slot(%s)", (slot,))
     logger.warning("slot_dropped", extra={"slot": slot})
-
-
-async def fetch_all(conn: Connection, query: Any, params: Any = None) -> list[tuple[Any, ...]]:
-    """All rows of a query, psycopg's errors as ours."""
-    try:
-        cursor = await conn.execute(query, params)
-        rows = await cursor.fetchall()
-    except psycopg.Error as error:
-        raise classify(error) from error
-    # A SQL_ASCII session gives text as bytes.
-    return [
-        tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in row)
-        for row in rows
-    ]
-
-
-async def fetch_opt(conn: Connection, query: Any, params: Any = None) -> tuple[Any, ...] | None:
-    """The first row, if there is one."""
-    rows = await fetch_all(conn, query, params)
-    return rows[0] if rows else None
-
-
-async def fetch_one(conn: Connection, query: Any, params: Any = None) -> tuple[Any, ...]:
-    """The first row of a query that always has one."""
-    row = await fetch_opt(conn, query, params)
-    if row is None:
-        raise ServerUnreachable("the server answered without a row")
-    return row

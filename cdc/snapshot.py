@@ -22,8 +22,8 @@ from psycopg import sql
 from cdc.connect import Connection
 from cdc.errors import classify
 from cdc.pgoutput import Chunk, EnvelopePrefix, Route
+from cdc.queries import fetch_one
 from cdc.rows import Column, RowEncoder
-from cdc.slot import fetch_one
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Backfill:
         prefix: Prints envelopes; its clock should say `late`.
         lsn: Stamped on every row: where the slot begins.
         rows: Of one FETCH.
-        sql_ascii: The database may hold any bytes: they are taken as they are.
+        codec: Of a database that is not UTF-8: its bytes are taken as they are and decoded here.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Backfill:
         lsn: int,
         rows: int,
         *,
-        sql_ascii: bool,
+        codec: str | None,
     ) -> None:
         self._conn = conn
         self._server = server
@@ -65,7 +65,7 @@ class Backfill:
         self._prefix = prefix
         self._lsn = lsn
         self._rows = rows
-        self._sql_ascii = sql_ascii
+        self._codec = codec
 
     async def begin(self, snapshot: str | None) -> None:
         """Opens the transaction: in the exported snapshot, or in one of now.
@@ -78,7 +78,7 @@ class Backfill:
             await self._run(
                 sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)).as_string()
             )
-        if self._sql_ascii:
+        if self._codec is not None:
             await self._run("set local client_encoding to 'SQL_ASCII'")
         await fetch_one(self._conn, "select 1")  # the snapshot is taken by the first statement
 
@@ -111,8 +111,9 @@ class Backfill:
         while True:
             result = await self._fetch()
             if encoder is None:
-                columns = _columns(result)
-                encoder = RowEncoder(columns, route.key_column)
+                codec = self._codec or "utf-8"
+                columns = _columns(result, codec)
+                encoder = RowEncoder(columns, route.key_column, codec)
                 id_at = [column.name for column in columns].index("id")
             if not result.ntuples:
                 break
@@ -157,8 +158,8 @@ class Backfill:
             raise classify(error) from error
 
 
-def _columns(result: psycopg.pq.abc.PGresult) -> list[Column]:
+def _columns(result: psycopg.pq.abc.PGresult, codec: str) -> list[Column]:
     return [
-        Column((result.fname(at) or b"").decode("utf-8", "replace"), result.ftype(at))
+        Column((result.fname(at) or b"").decode(codec, "replace"), result.ftype(at))
         for at in range(result.nfields)
     ]

@@ -10,6 +10,7 @@ stream.
 | streaming | there | at the stored position |
 | in backfill | there | backfill from the last id that is in Kafka |
 | any | gone, lost, or ahead of the position | gap record; new slot; backfill |
+| of another publication, or of one whose tables went out and in | there | the same |
 | of another server or history | any | refused; with `accept_server_change` as if gone |
 """
 
@@ -28,6 +29,7 @@ from cdc import position_store
 from cdc.clocks import ServerClock
 from cdc.connect import Connection
 from cdc.errors import ServerChanged, SlotBusy, SlotLost
+from cdc.held_rows import ABOVE_SQL, Above, lost_rows
 from cdc.lsn import lsn_text
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import EnvelopePrefix, Route
@@ -35,6 +37,7 @@ from cdc.position_keeper import PositionKeeper
 from cdc.position_store import StoredPosition
 from cdc.positions import Batch
 from cdc.publisher import Publisher
+from cdc.queries import fetch_one
 from cdc.settings import CALL_TABLE, OBSERVER_TABLE, ReaderSettings, StartMode
 from cdc.slot import (
     Identity,
@@ -45,7 +48,6 @@ from cdc.slot import (
     check_slot,
     create_slot,
     drop_slot,
-    fetch_one,
     identify,
     slot_state,
 )
@@ -140,9 +142,13 @@ class Starting:
             if stored is not None:
                 self._check_covers(slot, stored)
         except SlotLost as lost:
-            logger.warning("slot_lost", extra={"slot": settings.slot_name, "reason": str(lost)})
+            logger.warning(
+                "reading_begins_anew", extra={"slot": settings.slot_name, "reason": str(lost)}
+            )
             return await self._anew(stored, slot, str(lost))
         if stored is not None:
+            if stored.coverage is None:
+                return replace(stored, coverage=self._opened.facts.published.coverage)
             return stored
         if slot is None:
             return await self._create(0)
@@ -159,6 +165,11 @@ class Starting:
                 f"slot {name} is at {lsn_text(slot.confirmed)}, ahead of the stored position"
                 f" {lsn_text(stored.lsn)}: it was made anew or moved"
             )
+        if stored.coverage not in (None, self._opened.facts.published.coverage):
+            raise SlotLost(
+                f"publication {self._settings.publication}, or a table in it, was made anew:"
+                " rows written in between are not in the stream"
+            )
 
     async def _anew(
         self, stored: StoredPosition | None, slot: SlotState | None, reason: str
@@ -172,6 +183,8 @@ class Starting:
         (now_us,) = await fetch_one(
             self._opened.sql, "select (extract(epoch from clock_timestamp()) * 1000000)::int8"
         )
+        reason = f"{reason}; {await self._count_lost(stored.held_id)}"
+        logger.warning("gap", extra={"server": self._settings.server, "reason": reason})
         gap = Gap(
             self._settings.server,
             lsn_text(stored.lsn),
@@ -191,11 +204,24 @@ class Starting:
             )
         self._metrics.gaps_total += 1
         await self._all_acknowledged()
+        self._publisher.begin_anew()
         return position
+
+    async def _count_lost(self, held_id: int | None) -> str:
+        """Says how many rows were purged while nobody read, as far as ids tell."""
+        above = None
+        if held_id is not None and self._opened.facts.tells_ids:
+            above = Above(*await fetch_one(self._opened.sql, ABOVE_SQL, (held_id,)))
+        rows, words = lost_rows(held_id, above)
+        self._metrics.rows_lost_total += rows or 0
+        return words
 
     async def _create(self, epoch: int, mode: StartMode | None = None) -> StoredPosition:
         created = await create_slot(
-            self._opened.walsender, self._opened.sql, self._settings.slot_name
+            self._opened.walsender,
+            self._opened.sql,
+            self._settings.slot_name,
+            self._opened.facts.version,
         )
         self._snapshot = created.snapshot
         return self._fresh(created.consistent, epoch, mode)
@@ -209,6 +235,7 @@ class Starting:
             slot=self._settings.slot_name,
             epoch=epoch,
             backfill_table=self._opened.facts.tables[0] if wanted else None,
+            coverage=self._opened.facts.published.coverage,
         )
 
     async def _backfill(self, keeper: PositionKeeper) -> None:
@@ -224,7 +251,7 @@ class Starting:
             prefix,
             position.lsn,
             self._settings.backfill_rows,
-            sql_ascii=self._opened.facts.sql_ascii,
+            codec=self._opened.facts.codec,
         )
         await backfill.begin(self._snapshot)
         if self._snapshot is not None:

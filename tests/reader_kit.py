@@ -90,6 +90,10 @@ class Bed:
         """The superuser's DSN of the test's database."""
         return self.stack[self.server_name].dsn_for(self.name)
 
+    def close(self) -> None:
+        """Drops the database and its slot: a server has only so many."""
+        self.stack[self.server_name].drop_database(self.name)
+
     def connect(self) -> psycopg.Connection[Any]:
         """A connection in autocommit."""
         return psycopg.connect(self.dsn, autocommit=True)

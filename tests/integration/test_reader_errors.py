@@ -28,8 +28,10 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def bed(stack: Stack) -> Bed:
-    return Bed(stack)
+def bed(stack: Stack) -> Iterator[Bed]:
+    made = Bed(stack)
+    yield made
+    made.close()
 
 
 async def fails(settings: ReaderSettings) -> errors.CdcError:

@@ -23,10 +23,11 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def bed(stack: Stack) -> Bed:
+def bed(stack: Stack) -> Iterator[Bed]:
     made = Bed(stack)
     made.provision()
-    return made
+    yield made
+    made.close()
 
 
 async def test_sigkill_under_load_loses_nothing(bed: Bed) -> None:

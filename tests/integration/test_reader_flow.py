@@ -28,10 +28,11 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def bed(stack: Stack) -> Bed:
+def bed(stack: Stack) -> Iterator[Bed]:
     made = Bed(stack)
     made.provision()
-    return made
+    yield made
+    made.close()
 
 
 async def test_rows_from_before_and_after_the_start_arrive_once(bed: Bed) -> None:
