@@ -197,8 +197,8 @@ def test_a_call_that_is_only_named_is_not_kept_for_ever() -> None:
 
 def test_a_call_that_was_named_first_is_told_as_any_other() -> None:
     door = processor("s")
-    told = [beat("s", 1), ReferenceAsked("call", "leg"), *events(*CALL), beat("s", 100)]
-    assert kinds(door.feed(told)) == ["AnswerReference", "EmitCdr"]
+    told: list[Record] = [beat("s", 1), ReferenceAsked("call", "leg"), *events(*CALL)]
+    assert kinds(door.feed([*told, beat("s", 100)])) == ["AnswerReference", "EmitCdr"]
 
 
 # -- gaps ----------------------------------------------------------------------------------------
