@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table beside its targets, and is run apart from the tests."""
