@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from ops.demo.facts import ServerFacts, SinkFacts
-from ops.demo.plan import CLOCKS
 from ops.simulation.script import US
 
 PLAIN_SECONDS: Final = 5.0
@@ -120,29 +120,21 @@ def _plain(picture: Picture) -> str:
 
 
 def _rich(picture: Picture) -> RenderableType:
-    table = Table(title="servers", title_justify="left", expand=False)
-    for name, side in (
-        ("server", "left"),
-        ("clock was set", "left"),
-        ("rows written", "right"),
-        ("in Kafka", "right"),
-        ("capture lag", "right"),
-        ("offset measured", "right"),
-        ("really", "right"),
-        ("unread WAL", "right"),
-        ("reader", "left"),
-    ):
-        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    table = Table(title="servers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    for name in ("rows", "in Kafka", "again", "lag", "clock measured", "really", "unread"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reader", no_wrap=True)
     for one in picture.servers:
         table.add_row(
             one.name,
-            CLOCKS[one.name].described,
             f"{one.written}/{one.planned}",
-            _arrived(one),
+            str(one.arrived),
+            str(one.again),
             _seconds(one.capture_lag_seconds),
             _offset(one),
-            f"{one.real_offset_ms / 1_000:+.4f} s",
-            _NONE if one.unread_bytes is None else f"{one.unread_bytes / 1_024:.0f} KiB",
+            f"{one.real_offset_ms / 1_000:+.3f}",
+            _NONE if one.unread_bytes is None else f"{one.unread_bytes / 1_024:.0f} K",
             one.state,
         )
     sink = picture.sink
@@ -170,4 +162,4 @@ def _offset(one: ServerFacts) -> str:
     if one.offset_ms is None:
         return "not measured"
     error = "" if one.error_ms is None else f" +- {one.error_ms:.1f} ms"
-    return f"{one.offset_ms / 1_000:+.4f} s{error}"
+    return f"{one.offset_ms / 1_000:+.3f} s{error}"
