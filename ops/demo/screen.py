@@ -120,7 +120,8 @@ def _plain(picture: Picture) -> str:
 
 
 def _rich(picture: Picture) -> RenderableType:
-    table = Table(title="servers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title="servers", title_justify="left", box=box.SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     table.add_column("", no_wrap=True)
     for name in ("rows", "in Kafka", "again", "lag", "clock measured", "really", "unread"):
         table.add_column(name, justify="right", no_wrap=True)
