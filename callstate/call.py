@@ -18,7 +18,7 @@ from typing import Any, Final
 from callstate.cdr import Cdr
 from callstate.events import EVENT_TYPES, REQUEST, CallEvent, Clock, content_key
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 Identity = tuple[object, ...]
 
@@ -91,16 +91,19 @@ class CallState:
 
     def apply(self, event: CallEvent, events_max: int) -> tuple[Applied, CallEvent | None]:
         """Adds an event; returns what it did and, for a conflict, the event that was not kept."""
-        key = identity(event)
-        held = self.events.get(key)
+        row_id = event[1]
+        key: Identity = event[:2] if row_id is not None else event[:-1]  # as `identity` says
+        events = self.events
+        held = events.get(key)
         if held is None:
-            sort_max = events_max // len(_SORTS)
-            if len(self.events) >= sort_max and self._is_full(key, event, sort_max):
-                return Applied.DROPPED, None
-            self.events[key] = event
+            if (len(events) + 1) * _SORTS_COUNT > events_max:
+                sort_max = events_max // _SORTS_COUNT
+                if len(events) >= sort_max and self._is_full(key, event, sort_max):
+                    return Applied.DROPPED, None
+            events[key] = event
             if self.closed:
                 self.late |= {key}
-            return Applied.NEW, None
+            return _APPLIED
         if held[:-1] == event[:-1]:
             if not _is_tighter(event.clock, held.clock):
                 return Applied.DUPLICATE, None
@@ -149,16 +152,14 @@ class CallState:
             self.closed,
             self.dirty,
             self.revision,
-            None if self.told is None else list(self.told),
+            None if self.told is None else self.told[:],
             self.events_dropped,
             sorted(self.known),
             sorted(self.askers),
             self.gaps,
             self.reclocked,
-            [
-                [key in late, event.clock and list(event.clock), *event[:-1]]
-                for key, event in self.events.items()
-            ],
+            [place for place, key in enumerate(self.events) if key in late] if late else (),
+            [(*event[:-1], event.clock and event.clock[:]) for event in self.events.values()],
         ]
 
     @classmethod
@@ -168,6 +169,8 @@ class CallState:
         Raises:
             ValueError: The version is one that this program does not know.
         """
+        if wire[0] == 1:
+            return cls._from_version_1(wire)
         if wire[0] != STATE_VERSION:
             raise ValueError(
                 f"call state of version {wire[0]!r}, this program reads {STATE_VERSION}"
@@ -184,20 +187,27 @@ class CallState:
             askers,
             state.gaps,
             state.reclocked,
+            late,
             events,
         ) = wire[1:]
         state.told = None if told is None else Cdr._make(told)
         state.known = frozenset(known)
         state.askers = frozenset(askers)
-        late = []
-        for was_late, clock, *columns in events:
+        keys = []
+        for *columns, clock in events:
             event = CallEvent._make((*columns, clock and Clock._make(clock)))
-            key = identity(event)
-            state.events[key] = event
-            if was_late:
-                late.append(key)
-        state.late = frozenset(late)
+            keys.append(identity(event))
+            state.events[keys[-1]] = event
+        state.late = frozenset(keys[place] for place in late)
         return state
+
+    @classmethod
+    def _from_version_1(cls, wire: Sequence[Any]) -> CallState:
+        """Each event had its lateness and its clock before its columns."""
+        *fields, events = wire[1:]
+        late = [place for place, event in enumerate(events) if event[0]]
+        columns = [[*event[2:], event[1]] for event in events]
+        return cls.from_wire([STATE_VERSION, *fields, late, columns])
 
     def add(self, events: Iterable[CallEvent]) -> None:
         """Takes events that are known to be distinct."""
@@ -226,7 +236,9 @@ def _is_tighter(again: Clock | None, held: Clock | None) -> bool:
     return again is not None and (held is None or again < held)
 
 
+_APPLIED: Final = (Applied.NEW, None)
 _SORTS: Final = (*sorted(EVENT_TYPES), "re-INVITE")
+_SORTS_COUNT: Final = len(_SORTS)
 
 
 def _sort_of(event: CallEvent) -> str:

@@ -20,6 +20,7 @@ microseconds since 1970 UTC: nothing older is to come from it but what commits l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from callstate.events import BadRow, CallEvent, Clock, read_row
@@ -139,7 +140,8 @@ def exchange_message(exchange: Exchange) -> dict[str, Any]:
 
 def read_message(kind: str, message: object) -> Record:
     """The record that a parsed message is; what cannot be read is a `Malformed`, never an error."""
-    if not isinstance(message, Mapping):
+    # The first test is ten times faster than the second, and nearly always the last.
+    if type(message) is not dict and not isinstance(message, Mapping):
         return Malformed("message is not an object", "", message)
     server = message.get("server")
     if not isinstance(server, str):
@@ -162,7 +164,7 @@ def read_message(kind: str, message: object) -> Record:
 
 
 def _read_event(server: str, message: Mapping[str, Any]) -> CallEvent:
-    return read_row(server, message["row"], _read_clock(message.get("clock")))
+    return read_row(intern(server), message["row"], _read_clock(message.get("clock")))
 
 
 def _read_heartbeat(server: str, message: Mapping[str, Any]) -> Heartbeat:
@@ -180,11 +182,26 @@ def _read_known(_: str, message: Mapping[str, Any]) -> ReferenceKnown:
 def _read_clock(message: Any) -> Clock | None:
     if message is None:
         return None
-    return Clock(
-        bool(message.get("late", False)),
-        _moment(round(message["error_ms"] * 1_000)),
-        _moment(round(message["offset_ms"] * 1_000)),
-    )
+    late = bool(message.get("late", False))
+    offset_ms, error_ms = message["offset_ms"], message["error_ms"]
+    if type(offset_ms) is not float or type(error_ms) is not float:
+        return _clock(offset_ms, error_ms, late)
+    # Thousands of rows carry one probe: its clock is made once.
+    clock = _CLOCKS.get((offset_ms, error_ms, late))
+    if clock is None:
+        clock = _clock(offset_ms, error_ms, late)
+        if len(_CLOCKS) >= _CLOCKS_MAX:
+            _CLOCKS.clear()
+        _CLOCKS[offset_ms, error_ms, late] = clock
+    return clock
+
+
+_CLOCKS: Final[dict[tuple[float, float, bool], Clock]] = {}
+_CLOCKS_MAX: Final = 1_024
+
+
+def _clock(offset_ms: Any, error_ms: Any, late: bool) -> Clock:
+    return Clock(late, _moment(round(error_ms * 1_000)), _moment(round(offset_ms * 1_000)))
 
 
 def _moment(value: object) -> int:

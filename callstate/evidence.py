@@ -25,6 +25,8 @@ class _Pair:
     newest: list[Exchange] = field(default_factory=list)
     stretches: dict[int, Exchange] = field(default_factory=dict)
     shared_us: int | None = None
+    first_us: int = 0  # of the stretches
+    last_us: int = 0
 
 
 class Evidence:
@@ -35,7 +37,9 @@ class Evidence:
 
     def add(self, exchange: Exchange) -> bool:
         """Remembers an exchange; False where it is known."""
-        pair = self._pairs.setdefault((exchange.a, exchange.b), _Pair())
+        pair = self._pairs.get(exchange[:2])
+        if pair is None:
+            pair = self._pairs[exchange[:2]] = _Pair()
         if exchange in pair.newest:
             return False
         pair.newest.append(exchange)
@@ -57,10 +61,16 @@ class Evidence:
         held = pair.stretches.get(place)
         if held is None or (exchange.round_trip_us, exchange) < (held.round_trip_us, held):
             pair.stretches[place] = exchange
-        for old in [at for at in pair.stretches if abs(exchange.a_us - at) > _SPAN_US]:
-            del pair.stretches[old]
+            if held is None:
+                pair.first_us, pair.last_us = min(pair.stretches), max(pair.stretches)
+        if max(exchange.a_us - pair.first_us, pair.last_us - exchange.a_us) > _SPAN_US:
+            for old in [at for at in pair.stretches if abs(exchange.a_us - at) > _SPAN_US]:
+                del pair.stretches[old]
+            pair.first_us = min(pair.stretches, default=0)
+            pair.last_us = max(pair.stretches, default=0)
         while len(pair.stretches) > max(8, _SPAN_US // stretch_us):
             del pair.stretches[min(pair.stretches)]
+            pair.first_us = min(pair.stretches)
 
     def __iter__(self) -> Iterator[Exchange]:
         for pair in self._pairs.values():
@@ -86,6 +96,8 @@ class Evidence:
                 [Exchange._make(exchange) for exchange in newest],
                 {at: Exchange._make(exchange) for at, exchange in stretches},
                 shared_us,
+                min((at for at, _ in stretches), default=0),
+                max((at for at, _ in stretches), default=0),
             )
             for a, b, shared_us, newest, stretches in snapshot
         }

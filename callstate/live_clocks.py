@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from callstate import events as kinds
 from callstate.clock_steps import RowsOf
 from callstate.clocks import PROBE, TRAFFIC, Offset, OffsetAndError
 from callstate.config import ResolutionConfig, to_us
@@ -23,6 +24,7 @@ from callstate.traffic_clocks import FittedClocks, fit
 _FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
 _CHECK_EVERY_US: Final = 900 * 1_000_000  # where the traffic only checks the probes
 _DRIFT_LIMIT: Final = 500e-6  # no quartz is worse; faster than that is a step
+_ANSWERS: Final = (kinds.SETUP, kinds.FAILURE)
 _STEP_LEAST_US: Final = 20_000
 _SAME_STEP_US: Final = 60 * 1_000_000
 
@@ -60,7 +62,10 @@ class LiveClocks:
         if event.clock is None:
             self._unprobed = True
         effects: list[Effect] = []
-        for exchange in exchanges(list(others)):
+        known = list(others)
+        if not _is_seen_twice(event, known):
+            return effects
+        for exchange in exchanges(known):
             if self.heard(exchange) and self._unprobed and self._evidence.may_share(exchange):
                 effects.append(ShareExchange(exchange))
         return effects
@@ -227,3 +232,20 @@ class LiveClocks:
         self._probes = {name: _Probe._make(probe) for name, probe in snapshot["probes"].items()}
         self._off = set(snapshot["off"])
         self._steps = [(server, at_us, jump_us) for server, at_us, jump_us in snapshot["steps"]]
+
+
+def _is_seen_twice(answer: CallEvent, others: Iterable[CallEvent]) -> bool:
+    """Whether another server has seen the answer too: most first answers tell nothing yet."""
+    cseq = answer.cseq
+    for other in others:
+        kind = other.type
+        if kind == kinds.END:
+            return True
+        if (
+            other.server != answer.server
+            and other.cseq == cseq
+            and kind in _ANSWERS
+            and other.from_tag == answer.from_tag
+        ):
+            return True
+    return False

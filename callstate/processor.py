@@ -99,6 +99,7 @@ class PartitionProcessor:
             to_us(config.allowed_lateness_seconds),
             None if config.idle_after_seconds is None else to_us(config.idle_after_seconds),
         )
+        self._events_max = config.call_events_max
         self._grace_us = to_us(config.grace_seconds)
         self._timers: list[tuple[int, str]] = []
         self._touched: dict[str, CallState] = {}
@@ -196,21 +197,26 @@ class PartitionProcessor:
     # -- records ---------------------------------------------------------------------------
 
     def _event(self, event: CallEvent) -> None:
-        back = self._watermark.heard_from(event.server)
-        if back is not None:
-            self._effects.append(back)
-        state = self._call(event.call_id)
-        applied, other = state.apply(event, self.config.call_events_max)
-        self.counters.events += 1
-        if applied is Applied.DUPLICATE:
-            self.counters.duplicates += 1
+        source = self._watermark.sources.get(event.server)
+        if source is None or source.set_aside:
+            back = self._watermark.heard_from(event.server)
+            if back is not None:
+                self._effects.append(back)
+        state = self._touched.get(event.call_id)
+        if state is None:
+            state = self._call(event.call_id)
+        applied, other = state.apply(event, self._events_max)
+        counters = self.counters
+        counters.events += 1
+        if applied is _DUPLICATE:
+            counters.duplicates += 1
             return
-        if applied is Applied.NEW:
-            self.counters.applied += 1
-            self._effects += references.noted(event, state)
-            few = len(state.events) <= _FEW_EVENTS
-            if self._live and event.type in _ANSWERS and few:
-                self._effects.extend(self._clocks.note(event, state.events.values()))
+        if applied is _NEW:
+            counters.applied += 1
+            if event.reference or state.askers:
+                self._effects += references.noted(event, state)
+            if self._live and event.type in _ANSWERS and len(state.events) <= _FEW_EVENTS:
+                self._effects += self._clocks.note(event, state.events.values())
         elif applied is Applied.TIGHTER_CLOCK:
             self.counters.duplicates += 1
         elif applied is Applied.DROPPED:
@@ -377,6 +383,7 @@ class PartitionProcessor:
 # A call of more events is a flood: looking at all of them for each would be quadratic.
 _FEW_EVENTS = 200
 _ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
+_NEW, _DUPLICATE = Applied.NEW, Applied.DUPLICATE
 
 
 def _waits(config: ResolutionConfig) -> dict[str, int | None]:

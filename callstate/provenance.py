@@ -10,27 +10,11 @@ from typing import Any
 from callstate.call import CallState, identity
 from callstate.cdr import Cdr, Provenance
 from callstate.clocks import Corrected
-from callstate.events import format_time
+from callstate.events import Clock, format_time
 from callstate.legs import Leg
 from callstate.ordering import Order, order
 from callstate.resolution import Verdict
 from callstate.timed import Timed
-
-_TEXTS = (
-    "from_tag",
-    "to_tag",
-    "from_url",
-    "to_url",
-    "contact",
-    "refer_to",
-    "referred_by",
-    "failure_reason",
-    "request_uri",
-    "reference",
-    "callee_route",
-    "branch_id",
-)
-_NUMBERS = ("failure_status", "via_count")
 
 
 def explain(
@@ -99,31 +83,87 @@ def tell_briefly(
     )
 
 
-def _event(item: Timed, *, late: bool) -> dict[str, Any]:
-    event = item.event
+def _event(item: Timed, *, late: bool) -> dict[str, Any]:  # noqa: PLR0912  spelt out, see below
+    """The row's columns that are not empty; spelt out, for this is done once for every event."""
+    time_us, event = item
+    (
+        server,
+        row_id,
+        observer,
+        event_seq,
+        raw_time_us,
+        kind,
+        cseq,
+        _,
+        from_tag,
+        to_tag,
+        from_url,
+        to_url,
+        contact,
+        refer_to,
+        referred_by,
+        failure_status,
+        failure_reason,
+        request_uri,
+        reference,
+        caller_internal,
+        callee_route,
+        branch_id,
+        via_count,
+        clock,
+    ) = event
+    raw_time = format_time(raw_time_us)
     told: dict[str, Any] = {
-        "server": event.server,
-        "id": event.id,
-        "observer": event.observer,
-        "event_seq": event.event_seq,
-        "event_type": event.type,
-        "cseq": event.cseq,
-        "raw_time": format_time(event.time_us),
-        "time": format_time(item.time_us),
+        "server": server,
+        "id": row_id,
+        "observer": observer,
+        "event_seq": event_seq,
+        "event_type": kind,
+        "cseq": cseq,
+        "raw_time": raw_time,
+        "time": raw_time if time_us == raw_time_us else format_time(time_us),
     }
-    for name in _TEXTS:
-        text = getattr(event, name)
-        if text:
-            told[name] = text
-    for name in _NUMBERS:
-        number = getattr(event, name)
-        if number:
-            told[name] = number
-    if event.caller_internal is not None:
-        told["caller_internal"] = event.caller_internal
+    if from_tag:
+        told["from_tag"] = from_tag
+    if to_tag:
+        told["to_tag"] = to_tag
+    if from_url:
+        told["from_url"] = from_url
+    if to_url:
+        told["to_url"] = to_url
+    if contact:
+        told["contact"] = contact
+    if refer_to:
+        told["refer_to"] = refer_to
+    if referred_by:
+        told["referred_by"] = referred_by
+    if failure_reason:
+        told["failure_reason"] = failure_reason
+    if request_uri:
+        told["request_uri"] = request_uri
+    if reference:
+        told["reference"] = reference
+    if callee_route:
+        told["callee_route"] = callee_route
+    if branch_id:
+        told["branch_id"] = branch_id
+    if failure_status:
+        told["failure_status"] = failure_status
+    if via_count:
+        told["via_count"] = via_count
+    if caller_internal is not None:
+        told["caller_internal"] = caller_internal
+    if clock is not None:
+        told["clock"] = _clock(clock)
     if late:
         told["late"] = True
     return told
+
+
+def _clock(clock: Clock) -> list[int]:
+    """What is needed to say the same again of this event: offset, error, late, by traffic."""
+    late, error_us, offset_us, traffic = clock
+    return [offset_us, error_us, int(late), int(traffic)]
 
 
 def _leg(leg: Leg, index: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -42,8 +42,7 @@ _HEAD: Final = struct.Struct(">BQ")  # format version, epoch of the writer
 Headers = list[tuple[str, str | bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class OutRecord:
+class OutRecord(NamedTuple):
     """A record to be produced; without a partition the key decides, as for every producer."""
 
     topic: str
@@ -117,17 +116,13 @@ class Outbox:
         return count
 
     def _produce(self, record: OutRecord) -> None:
-        more: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
+        topic, key, value, partition, headers = record
+        more: dict[str, Any] = {} if headers is None else {"headers": headers}
+        if partition is not None:
+            more["partition"] = partition
         while True:
             try:
-                self._producer.produce(
-                    record.topic,
-                    record.value,
-                    record.key,
-                    headers=record.headers or [],
-                    on_delivery=self._on_delivery,
-                    **more,
-                )
+                self._producer.produce(topic, value, key, on_delivery=self._on_delivery, **more)
             except BufferError:  # the queue is full: wait for the broker, bounded by its timeout
                 self._producer.poll(0.1)
             except KafkaException as error:

@@ -6,11 +6,12 @@ import asyncio
 import ssl
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka.partitioner import murmur2
 
 from callstate.call import CallState
-from callstate.events import read_row
+from callstate.events import Clock, read_row
 from stream_app import changelog
 from stream_app.batches import Room
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
@@ -58,8 +59,26 @@ def test_what_is_not_recent_is_decoded_again() -> None:
     assert sorted(name for name, _ in calls.items()) == ["a", "b", "c"]
 
 
+def test_states_that_older_versions_wrote_are_read() -> None:
+    """Version 1 was plain JSON, with each event's lateness and clock before its columns."""
+    held = state("c", events=2)
+    held.closed = True
+    late = read_row("a", {"id": 9, "call_id": "c", "event_type": "E", "event_time": iso(9)})
+    held.apply(late._replace(clock=Clock(False, 5, 7)), 100)
+    *head, _, _ = held.to_wire()[1:]
+    events = [
+        [event.id == 9, event.clock and list(event.clock), *event[:-1]]
+        for event in held.events.values()
+    ]
+    again = decode_call(orjson.dumps([1, *head, events]))
+    assert again is not None
+    assert again.to_wire() == held.to_wire()
+    assert again.late == frozenset((("a", 9),))
+    assert len(encode_call(held)) < len(orjson.dumps(held.to_wire()))
+
+
 def test_one_broken_state_is_left_away(caplog: pytest.LogCaptureFixture) -> None:
-    calls = PartitionCalls({"good": encode_call(state("good")), "bad": b"\x00", "worse": b"{"}, 10)
+    calls = PartitionCalls({"good": encode_call(state("good")), "bad": b"\x01\x00", "worse": b"{"}, 10)
     assert [name for name, _ in calls.items()] == ["good"]
     assert calls.get("bad") is None
     assert [record.message for record in caplog.records] == ["call_state_unreadable"] * 2
