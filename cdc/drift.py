@@ -14,23 +14,36 @@ from cdc.rows import BOOL, INT2, INT4, INT8, TIMESTAMP, Column
 from cdc.settings import CALL_TABLE, OBSERVER_TABLE
 
 _TEXT, _CHAR = 25, 1042
-_TEXTS: Final = (
-    *("observer", "call_id", "from_tag", "to_tag", "from_url", "to_url", "contact", "refer_to"),
-    *("referred_by", "failure_reason", "request_uri", "reference", "callee_route", "branch_id"),
-)
+# In the order that the tables have.
 SCHEMA_7: Final[Mapping[str, Mapping[str, int]]] = {
     CALL_TABLE: {
-        **dict.fromkeys(_TEXTS, _TEXT),
-        **dict.fromkeys(("id", "event_seq"), INT8),
-        **dict.fromkeys(("failure_status", "via_count"), INT2),
+        "id": INT8,
+        "observer": _TEXT,
+        "event_seq": INT8,
         "event_time": TIMESTAMP,
         "event_type": _CHAR,
         "cseq": INT4,
+        "call_id": _TEXT,
+        "from_tag": _TEXT,
+        "to_tag": _TEXT,
+        "from_url": _TEXT,
+        "to_url": _TEXT,
+        "contact": _TEXT,
+        "refer_to": _TEXT,
+        "referred_by": _TEXT,
+        "failure_status": INT2,
+        "failure_reason": _TEXT,
+        "request_uri": _TEXT,
+        "reference": _TEXT,
         "caller_internal": BOOL,
+        "callee_route": _TEXT,
+        "branch_id": _TEXT,
+        "via_count": INT2,
     },
     OBSERVER_TABLE: {
-        **dict.fromkeys(("id", "event_seq"), INT8),
+        "id": INT8,
         "observer": _TEXT,
+        "event_seq": INT8,
         "event_time": TIMESTAMP,
         "status": INT2,
         "msg": _TEXT,

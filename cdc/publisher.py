@@ -70,6 +70,11 @@ _FIXED: Final[Mapping[str, object]] = {
 }
 
 
+def producer_options(kafka: Mapping[str, object]) -> dict[str, Any]:
+    """What every producer of event records is made with: idempotent, keyed as all others."""
+    return {**_DEFAULTS, **kafka, **_FIXED}
+
+
 # The type that the client asks for; a list of bytes is what we give.
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -94,9 +99,7 @@ class Publisher:
             quiet.setLevel(logging.CRITICAL)
         self._producer = Producer(
             {
-                **_DEFAULTS,
-                **settings.kafka,
-                **_FIXED,
+                **producer_options(settings.kafka),
                 "queue.buffering.max.kbytes": settings.buffer_bytes_max // 1024 * 2,
                 "error_cb": self._heard_error,
                 "logger": quiet,

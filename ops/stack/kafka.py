@@ -35,6 +35,23 @@ _JVM: Final = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto", "-Djava.a
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A second way in, beside the plain one: behind a proxy, or with TLS and passwords.
+
+    Attributes:
+        protocol: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
+        settings: Its own settings, named without `listener.name....` before them.
+        advertised_port: Where clients are sent, if not to where it listens: the proxy's port.
+        port: Where it listens; None picks a free one.
+    """
+
+    protocol: str = "PLAINTEXT"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    advertised_port: int | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerSpec:
     """What the broker shall be.
 
@@ -42,11 +59,13 @@ class BrokerSpec:
         port: Loopback port of its clients; None picks a free one.
         heap_mb: Largest Java heap.
         settings: `server.properties` settings that go before the defaults.
+        second: A second listener.
     """
 
     port: int | None = None
     heap_mb: int = 512
     settings: Mapping[str, str] = field(default_factory=dict)
+    second: Listener | None = None
 
 
 class KafkaBroker:
@@ -70,6 +89,7 @@ class KafkaBroker:
         self._account = account
         self._port = spec.port
         self._controller_port: int | None = None
+        self._second_port = spec.second.port if spec.second else None
         self._process: KeptProcess | None = None
 
     @property
@@ -83,6 +103,13 @@ class KafkaBroker:
     def bootstrap_servers(self) -> str:
         """As clients want it: `host:port`."""
         return f"{ports.HOST}:{self.port}"
+
+    @property
+    def second_bootstrap_servers(self) -> str:
+        """The same of the second listener."""
+        if self.spec.second is None or self._second_port is None:
+            raise StackError("the broker has no second listener, or is not started")
+        return f"{ports.HOST}:{self.spec.second.advertised_port or self._second_port}"
 
     @property
     def pid(self) -> int:
@@ -156,6 +183,8 @@ class KafkaBroker:
                 self._port = ports.pick()
             if self._controller_port is None or not ports.is_free(self._controller_port):
                 self._controller_port = ports.pick({self.port})
+            if self.spec.second is not None and self._second_port is None:
+                self._second_port = ports.pick({self.port, self._controller_port})
             try:
                 self._start_on(self.port, self._controller_port)
             except PortTakenError:
@@ -249,11 +278,30 @@ class KafkaBroker:
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
 
     def _write_properties(self, port: int, controller_port: int) -> None:
-        settings = {**_settings(self.folder, port, controller_port), **self.spec.settings}
+        settings = {
+            **_settings(self.folder, port, controller_port),
+            **self._second_settings(port, controller_port),
+            **self.spec.settings,
+        }
         text = "".join(f"{name}={_escaped(value)}\n" for name, value in settings.items())
         self._properties.write_text(text)
         for path in (self._properties, self.folder / "log4j2.xml"):
             path.chmod(0o644)
+
+    def _second_settings(self, port: int, controller_port: int) -> dict[str, str]:
+        second, at = self.spec.second, self._second_port
+        if second is None or at is None:
+            return {}
+        plain = _settings(self.folder, port, controller_port)
+        shown = second.advertised_port or at
+        return {
+            "listeners": f"{plain['listeners']},SECOND://{ports.HOST}:{at}",
+            "advertised.listeners": f"{plain['advertised.listeners']},SECOND://{ports.HOST}:{shown}",
+            "listener.security.protocol.map": (
+                f"{plain['listener.security.protocol.map']},SECOND:{second.protocol}"
+            ),
+            **{f"listener.name.second.{name}": value for name, value in second.settings.items()},
+        }
 
     def _running(self) -> KeptProcess:
         if self._process is None or not self._process.alive:
