@@ -120,10 +120,10 @@ def _plain(picture: Picture) -> str:
 
 
 def _rich(picture: Picture) -> RenderableType:
-    table = Table(title="servers", title_justify="left", box=box.SIMPLE_HEAD)
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    table = Table(title="servers", title_justify="left", box=None)
+    table.padding, table.pad_edge, table.collapse_padding = (0, 1, 0, 0), False, True
     table.add_column("", no_wrap=True)
-    for name in ("rows", "in Kafka", "again", "lag", "clock measured", "really", "unread"):
+    for name in ("rows", "in Kafka", "again", "lag", "clock measured", "is", "unread"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("reader", no_wrap=True)
     for one in picture.servers:
