@@ -112,11 +112,20 @@ def provision(
 
 @app.command()
 @command
-def reader(invocation: Invocation, server: ServerOption = None) -> None:
+def reader(
+    invocation: Invocation,
+    server: ServerOption = None,
+    from_now: Annotated[
+        bool,
+        typer.Option(
+            "--from-now", help="At the very first start leave out the rows that are there already."
+        ),
+    ] = False,
+) -> None:
     """Read the servers' call state events into Kafka, until SIGTERM."""
     from ops.services import run_reader  # noqa: PLC0415
 
-    run_reader(invocation, server)
+    run_reader(invocation, server, from_now=from_now)
 
 
 @app.command()
@@ -126,6 +135,51 @@ def worker(invocation: Invocation) -> None:
     from ops.services import run_worker  # noqa: PLC0415
 
     run_worker(invocation)
+
+
+@app.command()
+@command
+def ingest(
+    invocation: Invocation,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="JSON Lines of rows or envelopes, PostgreSQL's CSV with a header or COPY text of "
+            "the table, a plain dump; - for standard input.",
+        ),
+    ],
+    server: Annotated[str, typer.Option("--server", metavar="NAME", help="Whose rows they are.")],
+    form: Annotated[str, typer.Option("--format", help="auto, jsonl, csv or copy.")] = "auto",
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B,...", help="Of COPY text. Default: the table's."),
+    ] = None,
+    offset_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--offset-ms",
+            help="How far the server's clock was ahead of the reference's; default: not known.",
+        ),
+    ] = None,
+    error_ms: Annotated[
+        float, typer.Option("--error-ms", help="With --offset-ms: give or take.")
+    ] = 0.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on any bad row.")] = False,
+) -> None:
+    """Put call state events from files onto the topic. Safe to run again with the same files."""
+    from ops.ingest_command import run_ingest  # noqa: PLC0415
+
+    run_ingest(
+        invocation,
+        files,
+        server=server,
+        form=form,
+        columns=columns,
+        offset_ms=offset_ms,
+        error_ms=error_ms,
+        strict=strict,
+    )
 
 
 @app.command()

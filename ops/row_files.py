@@ -79,7 +79,7 @@ def read_line(line: bytes, server: str | None) -> Record | None:
         if not text:
             return None
         try:  # what orjson refuses and others write: lone surrogates, integers of any size
-            told = json.loads(text, parse_int=_whole_or_float)
+            told = json.loads(text, parse_int=whole_or_float)
         except (ValueError, RecursionError) as bad:
             return Malformed(f"not JSON: {bad}", server or "", text)
     if not isinstance(told, dict):
@@ -96,7 +96,7 @@ def read_line(line: bytes, server: str | None) -> Record | None:
         return Malformed(str(bad.args[0]), owner, told)
 
 
-def _whole_or_float(digits: str) -> int | float:
+def whole_or_float(digits: str) -> int | float:
     """A number as orjson reads it: what no 64 bits hold is no whole number."""
     if len(digits) > 20:
         return float(digits)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,8 +27,15 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 logger = logging.getLogger(__name__)
 
 
-def run_reader(invocation: Invocation, names: Sequence[str] | None) -> None:
+def run_reader(
+    invocation: Invocation, names: Sequence[str] | None, *, from_now: bool = False
+) -> None:
     """Reads the named servers, all by default, until SIGTERM.
+
+    Args:
+        invocation: The command line's.
+        names: Of servers.
+        from_now: A server that was never read is read from now on, without what it holds.
 
     Raises:
         ConfigError: A server is not configured, or none is.
@@ -40,6 +48,10 @@ def run_reader(invocation: Invocation, names: Sequence[str] | None) -> None:
             "servers: no server is configured", "add a [[servers]] table with name and dsn"
         )
     settings = [reader_settings(config, name) for name in chosen]
+    if from_now:
+        from cdc.settings import StartMode  # noqa: PLC0415  on demand
+
+        settings = [replace(each, start_mode=StartMode.NOW) for each in settings]
     invocation.start_logs()
     logger.info("reader_starts", extra={"servers": ", ".join(chosen)})
     interrupted = asyncio.run(_read(settings))
