@@ -50,6 +50,7 @@ class CallState:
         dirty: Closed, and something came since that the last telling did not know.
         revision: Revision told last, 0 before the first.
         told: The CDR told last, None where there is none.
+        uses: Names under which later uses of the Call-ID were told, see `call_uses`.
         late: Identities of events that came after the call was first told.
         events_dropped: Deliveries beyond the bound, counted and not kept.
         known: Calls that this one names and that are known to exist.
@@ -72,6 +73,7 @@ class CallState:
         "reclocked",
         "revision",
         "told",
+        "uses",
     )
 
     def __init__(self) -> None:
@@ -81,6 +83,7 @@ class CallState:
         self.dirty = False
         self.revision = 0
         self.told: Cdr | None = None
+        self.uses: tuple[str, ...] = ()
         self.late: frozenset[Identity] = frozenset()
         self.events_dropped = 0
         self.known: frozenset[str] = frozenset()
@@ -158,6 +161,7 @@ class CallState:
             sorted(self.askers),
             self.gaps,
             self.reclocked,
+            self.uses,
             [place for place, key in enumerate(self.events) if key in late] if late else (),
             [(*event[:-1], event.clock and event.clock[:]) for event in self.events.values()],
         ]
@@ -187,9 +191,11 @@ class CallState:
             askers,
             state.gaps,
             state.reclocked,
+            uses,
             late,
             events,
         ) = wire[1:]
+        state.uses = tuple(uses)
         state.told = None if told is None else Cdr._make(told)
         state.known = frozenset(known)
         state.askers = frozenset(askers)
@@ -207,7 +213,7 @@ class CallState:
         *fields, events = wire[1:]
         late = [place for place, event in enumerate(events) if event[0]]
         columns = [[*event[2:], event[1]] for event in events]
-        return cls.from_wire([STATE_VERSION, *fields, late, columns])
+        return cls.from_wire([STATE_VERSION, *fields, (), late, columns])
 
     def add(self, events: Iterable[CallEvent]) -> None:
         """Takes events that are known to be distinct."""

@@ -65,12 +65,9 @@ class Teller:
         """The effects of a judgement; the state remembers that it was told."""
         effects: list[Effect] = []
         first, *others = judgement.uses
-        for timed, verdict in others:
-            named = _named_apart(call_id, verdict)
-            if named.cdr is not None:
-                name = named.cdr.call_id
-                effects += self._told(name, state, judgement, timed, named, watermark_us)
         timed, verdict = first
+        if others or state.uses:
+            effects += self._told_apart(call_id, state, judgement, watermark_us)
         effects[:0] = self._told(call_id, state, judgement, timed, verdict, watermark_us)
         head = effects[0]
         hidden = head.reason if isinstance(head, HideCall) else ""
@@ -81,6 +78,31 @@ class Teller:
         state.revision = state.next_revision()
         if self._fixing:
             _fix_clocks(state, judgement.corrected)
+        return effects
+
+    def _told_apart(
+        self, call_id: str, state: CallState, judgement: Judgement, watermark_us: int | None
+    ) -> list[Effect]:
+        """The later uses of a Call-ID under names of their own.
+
+        A use that a late event has joined to another one is no call of its own any more: what was
+        told under its name is taken back.
+        """
+        effects: list[Effect] = []
+        names = []
+        for timed, verdict in judgement.uses[1:]:
+            named = _named_apart(call_id, verdict)
+            if named.cdr is not None:
+                names.append(named.cdr.call_id)
+                effects += self._told(names[-1], state, judgement, timed, named, watermark_us)
+        timed, verdict = judgement.uses[0]
+        for name in sorted(set(state.uses).difference(names)):
+            reason = f"one call with {call_id}"
+            why = self._explain(
+                name, state, judgement.corrected, timed, verdict, watermark_us, reason
+            )
+            effects.append(HideCall(name, reason, why))
+        state.uses = tuple(names)
         return effects
 
     def _told(

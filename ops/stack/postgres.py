@@ -43,8 +43,8 @@ StopMode = Literal["smart", "fast", "immediate"]
 _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": ports.HOST,
     "wal_level": "logical",
-    "max_wal_senders": "20",
-    "max_replication_slots": "20",
+    "max_wal_senders": "60",
+    "max_replication_slots": "60",
     "max_connections": "100",
     "shared_buffers": "64MB",
     "dynamic_shared_memory_type": "mmap",

@@ -58,6 +58,8 @@ def revisions(effects: list[Effect]) -> dict[str, int]:
             told[effect.cdr.call_id] = effect.provenance.revision
         elif isinstance(effect, HideCall):
             told[effect.call_id] = effect.provenance.revision
+            if effect.reason.startswith("one call with"):  # a use that turned out to be none
+                del told[effect.call_id]
     return told
 
 

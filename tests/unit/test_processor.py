@@ -222,3 +222,24 @@ def test_a_gap_that_is_told_later_makes_a_revision() -> None:
     told = door.feed([*events(*CALL), beat("s", 100), gap(10, 20), gap(10, 20), beat("s", 200)])
     assert suspects(told) == [False, True]
     assert suspects(restarted(door).feed([gap(0, 9), beat("s", 300)])) == [True]
+
+
+def test_a_use_that_a_late_event_joins_to_the_first_is_taken_back() -> None:
+    first = (row("R", 0), row("S", 5), row("E", 65, cseq=2))
+    again = (
+        row("R", 300, caller="q", callee="r"),
+        row("S", 305, caller="q", callee="r"),
+        row("E", 365, cseq=2, caller="q", callee="r"),
+    )
+    joining = row("E", 200, cseq=9)
+    held = events(*first, *again, joining)
+    door = processor()
+    told = door.feed([*held[:-1], beat("s", 5_000)])
+    names = [effect.cdr.call_id for effect in told if isinstance(effect, EmitCdr)]
+    assert names == ["call", "call;from-tag=q"]
+
+    revised = restarted(door).feed([held[-1], beat("s", 5_010)])
+    (hidden,) = (effect for effect in revised if isinstance(effect, HideCall))
+    assert hidden.call_id == "call;from-tag=q"
+    assert hidden.reason == "one call with call"
+    assert [effect.cdr.call_id for effect in revised if isinstance(effect, EmitCdr)] == ["call"]
