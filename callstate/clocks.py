@@ -91,9 +91,14 @@ def _one_probe(events: Sequence[CallEvent]) -> Clock | None:
     return first
 
 
+def _exceeds(offset_us: int, error_us: int) -> bool:
+    """Whether the clock is surely off."""
+    return offset_us > error_us or -offset_us > error_us
+
+
 def _judged(server: str, probe: Clock, mode: TimeCorrection) -> AppliedOffset:
     _, error_us, offset_us, _ = probe
-    applied = mode is TimeCorrection.AUTO and abs(offset_us) > error_us
+    applied = mode is TimeCorrection.AUTO and _exceeds(offset_us, error_us)
     return AppliedOffset(server, offset_us, error_us, PROBE, applied)
 
 
@@ -110,7 +115,7 @@ def _corrected(
     middle_us, error_us = offsets[0] if len(offsets) == 1 else sorted(offsets)[len(offsets) // 2]
     if mode is TimeCorrection.AUTO:
         for offset_us, bound_us in offsets:
-            if offset_us > bound_us or -offset_us > bound_us:
+            if _exceeds(offset_us, bound_us):
                 times = [event.time_us - o[0] for event, o in zip(events, offsets, strict=True)]
                 return times, AppliedOffset(server, middle_us, error_us, source, True)
     return [event.time_us for event in events], AppliedOffset(

@@ -127,9 +127,9 @@ MUTANTS = (
     ),
     Mutant(
         "limits by arrival",
-        "        back = self._watermark.heard_from(event.server)\n",
+        "        source = self._watermark.sources.get(event.server)\n",
         "        self._watermark.heartbeat(event.server, event.time_us, measured=True)\n"
-        "        back = None\n",
+        "        source = self._watermark.sources[event.server]\n",
     ),
     Mutant(
         "late events are dropped",
@@ -153,8 +153,8 @@ MUTANTS = (
     ),
     Mutant(
         "offsets within their error are applied",
-        "if offset_us > bound_us or -offset_us > bound_us:",
-        "if offset_us:",
+        "return offset_us > error_us or -offset_us > error_us",
+        "return offset_us != 0",
     ),
     Mutant(
         "a failure waits for nothing",

@@ -78,7 +78,9 @@ def test_states_that_older_versions_wrote_are_read() -> None:
 
 
 def test_one_broken_state_is_left_away(caplog: pytest.LogCaptureFixture) -> None:
-    calls = PartitionCalls({"good": encode_call(state("good")), "bad": b"\x01\x00", "worse": b"{"}, 10)
+    calls = PartitionCalls(
+        {"good": encode_call(state("good")), "bad": b"\x01\x00", "worse": b"{"}, 10
+    )
     assert [name for name, _ in calls.items()] == ["good"]
     assert calls.get("bad") is None
     assert [record.message for record in caplog.records] == ["call_state_unreadable"] * 2
