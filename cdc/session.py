@@ -185,7 +185,9 @@ class Session:
             del messages  # libpq's memory: not to be held while waiting for room
             if chunk.records or chunk.safe:
                 await publisher.publish(chunk)
-            await asyncio.sleep(pause)
+            # A rest lets a busy server gather more for the next wake-up; behind a backlog there
+            # is more already.
+            await asyncio.sleep(pause if stream.dry else 0)
 
     def _tick(
         self, partitions: int, keeper: PositionKeeper, stream: WalStream, markers: Markers

@@ -269,16 +269,19 @@ class Starting:
         first = tables.index(position.backfill_table) if position.backfill_table in tables else 0
         after = position.backfill_after if tables[first] == position.backfill_table else None
         under_way: deque[tuple[Batch, str, int]] = deque()
+        held_id = position.held_id
         for table in tables[first:]:
             async for part in backfill.slices(table, after):
                 batch = await self._publisher.publish(part.chunk)
                 under_way.append((batch, table, part.last_id))
                 self._metrics.backfill_rows_total += len(part.chunk.records)
+                held_id = part.last_id if table == CALL_TABLE else held_id
                 self._note(keeper, under_way)
             after = None
         await backfill.end()
         await self._all_acknowledged()
-        keeper.put(replace(position, backfill_table=None, backfill_after=None))
+        done = replace(position, backfill_table=None, backfill_after=None, held_id=held_id)
+        keeper.put(done)
         await self._all_acknowledged()
         self._metrics.backfill_rows_expected = None
         logger.info("backfill_done", extra={"rows": self._metrics.backfill_rows_total})

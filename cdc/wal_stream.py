@@ -36,6 +36,11 @@ class WalStream:
         self._drain_max = drain_messages_max
         self._dry = True
 
+    @property
+    def dry(self) -> bool:
+        """The last `drain` took all there was."""
+        return self._dry
+
     @classmethod
     async def start(
         cls, conn: Connection, slot: str, publication: str, lsn: int, drain_messages_max: int

@@ -153,6 +153,18 @@ class Bed:
             self.stack.broker.bootstrap_servers, topic or self.settings().topics.events
         )
 
+    def end_offset(self) -> int:
+        """How many records the event topic has had."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.stack.broker.bootstrap_servers, "group.id": "reader-tests"}
+        )
+        try:
+            name = self.settings().topics.events
+            parts = consumer.list_topics(name, timeout=10).topics[name].partitions
+            return sum(_end_of(consumer, TopicPartition(name, part)) for part in parts)
+        finally:
+            consumer.close()
+
     def events(self) -> list[Record]:
         """The rows in the event topic."""
         return [record for record in self.records() if record.kind == "event"]
