@@ -87,6 +87,25 @@ class ClockTracker:
         return Clock(False, widened, held.offset_us)
 
 
+class StepWatch:
+    """Notices that a clock was set, from looks that are taken anyway, between two probes.
+
+    A clock alone cannot be judged, but its pace can: against the stopwatch it moves by drift only.
+    """
+
+    def __init__(self) -> None:
+        self._before: Reading | None = None
+
+    def stepped(self, reading: Reading) -> bool:
+        """Whether the clock moved by more since the last look than both errors and drift allow."""
+        before, self._before = self._before, reading
+        if before is None:
+            return False
+        moved = (reading.clock_us - before.clock_us) - (reading.at_us - before.at_us)
+        drift = (reading.at_us - before.at_us) * DRIFT_PPM // 1_000_000
+        return abs(moved) > reading.error_us + before.error_us + drift + 1
+
+
 async def read_clock(conn: Connection, rounds: int) -> Reading:
     """Reads a server's clock `rounds` times and keeps the best look.
 

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from callstate.envelope import HEARTBEAT, heartbeat_message
+from cdc.clock_probe import Reading, StepWatch, stopwatch_us
 from cdc.clocks import ServerClock
 from cdc.connect import connect_sql, connect_walsender
 from cdc.drift import differences
@@ -250,13 +251,18 @@ class Session:
         self._decoder.prefix.set_clock(self._clock.stamp())
 
     async def _sample_for_ever(self, opened: Opened, markers: Markers) -> None:
-        facts = opened.facts
+        facts, pace = opened.facts, StepWatch()
         while True:
             # The id before the position: what it shows was committed before.
             if facts.tells_ids:
                 (highest,) = await fetch_one(opened.sql, HIGHEST_SQL)
+            asked_us = stopwatch_us()
             sample = Sample(*await fetch_one(opened.sql, SAMPLE_SQL))
+            half_us = (stopwatch_us() - asked_us) // 2 + 1
             markers.add(sample)
+            if pace.stepped(Reading(sample.time_us, asked_us + half_us, half_us)):
+                # Now, and not at the next probe: until then every row is stamped wrongly.
+                await self._clock.probe(opened.sql)
             if facts.tells_ids:
                 lsn = before_header(sample.inserted, facts.wal_block_bytes, facts.wal_segment_bytes)
                 self._held.add(lsn, highest)
