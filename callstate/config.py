@@ -46,7 +46,7 @@ class ResolutionConfig:
     max_call_seconds: float = 28_800.0
     failed_wait_seconds: float = 180.0
     grace_seconds: float = 0.5
-    late_horizon_seconds: float = 3_600.0
+    late_horizon_seconds: float = 7_200.0
     call_events_max: int = 20_000
     skew_warning_seconds: float = 0.5
     time_correction: TimeCorrection = TimeCorrection.AUTO

@@ -179,6 +179,8 @@ class LiveClocks:
         """A server's progress on the reference's scale, and whether its clock is measured."""
         if clock is not None:
             return progress_us - clock.offset_us, True
+        if server == self._reference:
+            return progress_us, True  # its clock is the timescale, measured or not
         traffic = self.offset_at(server, progress_us, 0)
         if traffic is not None:
             return progress_us - traffic.offset_us, True

@@ -172,7 +172,14 @@ class Watermark:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Takes up where `snapshot` was made; servers configured since are waited for."""
+        """Takes up where `snapshot` was made.
+
+        Servers configured since are waited for; those that are configured no more are not, until
+        they speak.
+        """
+        configured = set(self.sources)
         self.time_us = snapshot["time_us"]
         for name, fields in snapshot["sources"].items():
-            self.sources[name] = Source(*fields)
+            source = self.sources[name] = Source(*fields)
+            if configured and name not in configured:
+                source.set_aside = True

@@ -254,7 +254,7 @@ class Resolution(Section):
         default=0.5, ge=0, le=3_600, description="after a call's last arrival"
     )
     late_horizon_seconds: Seconds = Field(
-        default=3_600.0,
+        default=7_200.0,
         ge=0,
         le=31_536_000,
         description="how long a closed call is kept for late events",

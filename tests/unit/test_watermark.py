@@ -258,3 +258,18 @@ def test_a_server_that_was_away_for_an_hour_brings_revisions() -> None:
     effects += door.feed([*end, beat("away", 3_600), beat("s", 3_700), beat("away", 3_700)])
     effects += door.feed([beat("s", 40_000), beat("away", 40_000)])
     assert written(effects)["call"]["termination"] == "C"
+
+
+def test_a_server_that_is_configured_no_more_does_not_hold_the_watermark() -> None:
+    before = Watermark(("a", "b"), 0, None)
+    for name in ("a", "b"):
+        before.heartbeat(name, DAY_US + SECOND * (10), measured=True)
+    after = Watermark(("a",), 0, None)
+    after.restore(before.snapshot())
+    after.heartbeat("a", DAY_US + SECOND * (20), measured=True)
+    assert after.time_us == DAY_US + SECOND * (20)
+    after.heartbeat(
+        "b", DAY_US + SECOND * (11), measured=True
+    )  # it speaks after all, and is waited for
+    after.heartbeat("a", DAY_US + SECOND * (30), measured=True)
+    assert after.time_us == DAY_US + SECOND * (20)
