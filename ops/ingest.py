@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -34,6 +34,7 @@ from ops.table_files import BadLine
 _TELL_SECONDS: Final = 10.0
 _POLL_ROWS: Final = 500
 _FLUSH_SECONDS: Final = 60.0
+_CONNECT_SECONDS: Final = 10.0
 _RAW_BYTES_MAX: Final = 500_000
 FORMS: Final = ("auto", "jsonl", "csv", "copy")
 
@@ -230,6 +231,7 @@ class Ingestion:
             OpsError: Kafka did not take it; running again is safe.
             UsageError: A file is none of the forms.
         """
+        self._find_topics()
         for file in files:
             name = "standard input" if file.path == STDIN else file.path
             for n, record in enumerate(
@@ -249,6 +251,16 @@ class Ingestion:
             self._failure = self._failure or f"{left} records were not acknowledged"
             self._fail()
         return self.counted
+
+    def _find_topics(self) -> None:
+        for topic in (self._topic, self._dead):
+            try:
+                found = self._producer.list_topics(topic, timeout=_CONNECT_SECONDS).topics[topic]
+            except KafkaException as error:
+                self._failure = error.args[0].str()
+                self._fail()
+            if found.error is not None:
+                raise OpsError(f"topic {topic}: {found.error.str()}", "run cdrstream provision")
 
     def _flush(self) -> int:
         deadline = time.monotonic() + _FLUSH_SECONDS
@@ -312,7 +324,7 @@ class Ingestion:
         text = f"{name}: {self.counted.acknowledged} rows, {self.counted.bad} bad"
         sys.stderr.write(f"\r{text}\x1b[K" if terminal else text + "\n")
 
-    def _fail(self) -> None:
+    def _fail(self) -> NoReturn:
         raise OpsError(
             f"Kafka did not take the rows: {self._failure}",
             "run it again when that is mended: rows that are there already change nothing",

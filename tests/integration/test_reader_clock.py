@@ -6,15 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from ops.stack.faketime import Clock
+from ops.stack.postgres import ServerSpec
 from ops.stack.stack import Stack
-from tests.reader_kit import Bed, all_arrived, streaming, until
+from tests.reader_kit import Bed, Record, all_arrived, streaming, until
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with Stack(2, clocks={"b": "-5.5s"}) as running:
+    specs = [
+        ServerSpec("a"),
+        ServerSpec("b", clock="-5.5s"),
+        ServerSpec("drifting", clock="+0.7s x1.0001"),
+        ServerSpec("stepped", clock="+0s", steppable=True),
+    ]
+    with Stack(specs) as running:
         yield running
 
 
@@ -46,3 +54,63 @@ async def test_rows_go_on_while_the_reference_is_away(stack: Stack) -> None:
         await until(lambda: reader.metrics.clock_probe_failures_total >= 2)
         await until(lambda: any(record.kind == "heartbeat" for record in bed.records()))
     assert all(record.value["clock"] is None for record in bed.records())
+
+
+def beats(bed: Bed) -> list[Record]:
+    return [record for record in bed.records() if record.kind == "heartbeat"]
+
+
+def too_far(beat: Record, truth_ms: float) -> float:
+    """By how much a stamp misses the truth beyond its own bound, in ms; 0 within it."""
+    clock = beat.value["clock"]
+    return float(max(0.0, abs(clock["offset_ms"] - truth_ms) - clock["error_ms"]))
+
+
+async def test_the_bound_holds_on_a_drifting_clock(stack: Stack) -> None:
+    server = stack["drifting"]
+    bed = Bed(stack, "drifting")
+    bed.provision()
+    # Few probes: between them the bound has to widen by what the clock may drift.
+    settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=4.0)
+    async with bed.reading(settings) as reader:
+        await streaming(reader)
+        bed.insert(5)
+        first = None
+        await until(lambda: beats(bed), what="heartbeats")
+        first = beats(bed)[0].value["progress_us"]
+        await until(lambda: beats(bed)[-1].value["progress_us"] > first + 9_000_000, 60)
+    assert isinstance(server.clock, Clock)
+    assert server.started_at is not None
+    for beat in beats(bed):
+        at = beat.value["progress_us"] / 1e6 - server.clock.offset_seconds
+        truth = server.clock.offset_at(at - server.started_at) * 1_000
+        assert too_far(beat, truth) <= 0.02, "ms; the start of the drift is known that well"
+    assert reader.metrics.clock_steps_total == 0, "a drift is no step"
+
+
+async def test_a_step_is_noticed_within_two_heartbeats(stack: Stack) -> None:
+    server = stack["stepped"]
+    bed = Bed(stack, "stepped")
+    bed.provision()
+    settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=60.0)
+    async with bed.reading(settings) as reader:
+        await streaming(reader)
+        await until(lambda: beats(bed))
+        server.set_clock("-1.5s")
+        with server.connect() as conn:
+            (stepped_us,) = conn.execute(
+                "select (extract(epoch from clock_timestamp()) * 1000000)::int8"
+            ).fetchone() or (0,)
+        await until(lambda: reader.metrics.clock_steps_total == 1)
+        bed.insert(5)
+        await all_arrived(bed)
+        # Progress never goes back: it stands until the clock has caught up.
+        await until(lambda: beats(bed)[-1].value["progress_us"] > stepped_us + 3_000_000)
+    heartbeat_us = round(settings.heartbeat_seconds * 1_000_000)
+    after = [
+        b for b in beats(bed) if b.value["progress_us"] > stepped_us + 1_500_000 + heartbeat_us
+    ]
+    assert after
+    assert max(too_far(beat, -1_500.0) for beat in after) <= 0.1
+    for event in bed.events():
+        assert too_far(event, -1_500.0) <= 0.1
