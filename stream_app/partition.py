@@ -28,6 +28,7 @@ from callstate.effects import (
     ShareExchange,
 )
 from callstate.envelope import (
+    EVENT,
     EXCHANGE,
     KIND_HEADER,
     REFERENCE_ASKED,
@@ -54,6 +55,7 @@ from stream_app.sink import CallWrite, Progress
 log = logging.getLogger(__name__)
 
 STATE_VERSION: Final = 1
+_EVENT_HEADER: Final = (KIND_HEADER, EVENT.encode())
 BAD_RECORDS_MAX: Final = 50  # in one uncommitted stretch; more is a broken program, not bad records
 
 ProcessorFactory = Callable[[ResolutionConfig, CallStore], PartitionProcessor]
@@ -325,6 +327,8 @@ def read_record(record: KafkaRecord) -> Record:
 
 
 def _kind(headers: Sequence[tuple[str, bytes]]) -> str:
+    if headers and headers[0] == _EVENT_HEADER:
+        return EVENT
     for name, value in headers:
         if name == KIND_HEADER:
             return value.decode("utf-8", "replace")

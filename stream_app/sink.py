@@ -329,24 +329,25 @@ def _json(value: object) -> str:
 
 
 def _provenance_row(call: CallWrite) -> tuple[object, ...]:
-    why = call.provenance.to_json()
+    """As `Provenance.to_json` tells it, without the dict between."""
+    why = call.provenance
     return (
-        why["call_id"],
-        why["revision"],
+        why.call_id,
+        why.revision,
         call.hidden_reason,
-        why["rule"],
-        _text_array(why["missing"]),
-        why["suspect"],
-        _text_array(why["servers"]),
-        _json(why["offsets"]),
-        _json(why["legs"]),
-        _json(why["inversions"]),
-        _json(why["changed"]),
-        _json(why["notes"]),
-        _json(why["events"]),
-        why["late_events"],
-        why["events_dropped"],
-        why["watermark"],
+        why.rule,
+        _text_array(why.missing) if why.missing else "{}",
+        why.suspect,
+        _text_array(why.servers),
+        _json([offset._asdict() for offset in why.offsets]),
+        _json(why.legs) if why.legs else "[]",
+        _json(why.inversions) if why.inversions else "[]",
+        _json(dict(why.changed)) if why.changed else "{}",
+        _json(why.notes) if why.notes else "[]",
+        _json(why.events),
+        why.late_events,
+        why.events_dropped,
+        _moment(why.watermark_us),
     )
 
 

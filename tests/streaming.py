@@ -24,7 +24,7 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from callstate.config import ResolutionConfig
+from callstate.config import ResolutionConfig, TimeCorrection
 from callstate.envelope import event_message, heartbeat_message
 from callstate.events import Clock
 from ops.stack import PostgresServer, Stack
@@ -339,6 +339,7 @@ def _main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     told = json.loads(sys.argv[1])
     told["resolution"]["servers"] = tuple(told["resolution"]["servers"])
+    told["resolution"]["time_correction"] = TimeCorrection(told["resolution"]["time_correction"])
     told["resolution"] = ResolutionConfig(**told["resolution"])
     return run_worker(WorkerSettings(**told))
 

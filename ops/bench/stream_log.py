@@ -45,7 +45,7 @@ class LogRecord(NamedTuple):
     value: bytes
 
     @property
-    def headers(self) -> list[tuple[str, bytes]]:
+    def headers(self) -> list[tuple[str, str | bytes | None]]:
         """As a reader writes them."""
         return [(KIND_HEADER, self.kind.encode()), (SERVER_HEADER, self.server.encode())]
 

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 
-from callstate.config import ResolutionConfig
+from callstate.config import ResolutionConfig, TimeCorrection
 from stream_app.settings import WorkerSettings
 from stream_app.worker import run_worker
 
@@ -17,6 +17,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO)
     told = json.loads(sys.argv[1])
     told["resolution"]["servers"] = tuple(told["resolution"]["servers"])
+    told["resolution"]["time_correction"] = TimeCorrection(told["resolution"]["time_correction"])
     told["resolution"] = ResolutionConfig(**told["resolution"])
     settings = WorkerSettings(**told)
     if len(sys.argv) < 3:

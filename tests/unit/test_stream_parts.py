@@ -65,7 +65,7 @@ def test_states_that_older_versions_wrote_are_read() -> None:
     held.closed = True
     late = read_row("a", {"id": 9, "call_id": "c", "event_type": "E", "event_time": iso(9)})
     held.apply(late._replace(clock=Clock(False, 5, 7)), 100)
-    *head, _, _ = held.to_wire()[1:]
+    *head, _, _, _ = held.to_wire()[1:]
     events = [
         [event.id == 9, event.clock and list(event.clock), *event[:-1]]
         for event in held.events.values()
