@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup demo test lint fmt sim bench-resolve clean
+.PHONY: setup demo test lint fmt sim bench-resolve bench-reader soak clean
 
 python := .venv/bin/python
 
@@ -26,6 +26,15 @@ fmt: setup
 # Seeded worlds in virtual time: make sim SEED=7 SECONDS=60. A failure prints its seed.
 sim: setup
 	@$(python) -m ops.simulation --seed $(or $(SEED),1) --seconds $(or $(SECONDS),30) $(ARGS)
+
+# The reader beside pg_recvlogical, targets beside the figures: make bench-reader ARGS="--only backlog".
+bench-reader: setup
+	@$(python) -m ops.bench.reader $(ARGS)
+
+# Faults by a seed while writers write, every row accounted for: make soak SECONDS=600 SEED=7.
+soak: setup
+	@SOAK_SECONDS=$(or $(SECONDS),300) SOAK_SEED=$(or $(SEED),1) $(python) -m pytest \
+	  tests/integration/test_reader_soak.py $(ARGS)
 
 clean:
 	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

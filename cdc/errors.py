@@ -144,6 +144,10 @@ class ServerChanged(CdcError):
     )
 
 
+class TimelineChanged(ServerChanged):
+    """The same system on another timeline: a standby was promoted, or a backup restored."""
+
+
 class BadEncoding(CdcError):
     """The server cannot convert its text to UTF-8."""
 

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from cdc.errors import NotLogical, TableMissing, classify
 from cdc.settings import CALL_TABLE, OBSERVER_TABLE, ReaderSettings
+from cdc.slot import FAILOVER_VERSION_MIN
 
 
 def provision(admin_dsn: str, settings: ReaderSettings, *, make_slot: bool = False) -> list[str]:
@@ -61,11 +62,15 @@ def _provision(
         "select exists(select from pg_replication_slots where slot_name = %s)",
         settings.slot_name,
     ):
-        conn.execute(
-            "select pg_create_logical_replication_slot(%s, 'pgoutput')", (settings.slot_name,)
-        )
+        conn.execute(_slot_statement(conn.info.server_version), (settings.slot_name,))
         done.append(f"slot {settings.slot_name} created")
     return done
+
+
+def _slot_statement(version: int) -> str:
+    # Standbys keep it too, where the server can: after a failover reading goes on.
+    failover = ", failover => true" if version >= FAILOVER_VERSION_MIN else ""
+    return f"select pg_create_logical_replication_slot(%s, 'pgoutput'{failover})"
 
 
 def provision_sql(settings: ReaderSettings) -> str:

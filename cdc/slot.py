@@ -15,7 +15,14 @@ from psycopg import sql
 
 from cdc.connect import Connection
 from cdc.encodings import codec_of
-from cdc.errors import NotLogical, ServerChanged, SlotForeign, SlotLost, TableMissing
+from cdc.errors import (
+    NotLogical,
+    ServerChanged,
+    SlotForeign,
+    SlotLost,
+    TableMissing,
+    TimelineChanged,
+)
 from cdc.lsn import lsn_text, parse_lsn
 from cdc.position_store import StoredPosition
 from cdc.publication import Published, check_publication
@@ -76,6 +83,7 @@ class SlotState:
     safe_wal_bytes: int | None
     retained_bytes: int | None
     unread_bytes: int | None
+    failover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +127,29 @@ async def identify(walsender: Connection) -> Identity:
     return Identity(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
 
 
+async def branched_at(walsender: Connection, timeline: int, ancestor: int) -> int | None:
+    """Where `timeline` left `ancestor`: up to there their logs are the same; None: it did not.
+
+    Raises:
+        CdcError: The server has no such history.
+    """
+    row = await fetch_one(walsender, f"TIMELINE_HISTORY {timeline}")
+    content = row[1].decode() if isinstance(row[1], bytes) else str(row[1])
+    for line in content.splitlines():
+        fields = line.split()
+        if len(fields) >= 2 and fields[0] == str(ancestor):
+            return parse_lsn(fields[1])
+    return None
+
+
 def check_position(stored: StoredPosition, identity: Identity) -> None:
     """Refuses a position that means nothing, or something else, on this server.
 
     PostgreSQL takes a future LSN without a word and leaves out everything before it.
 
     Raises:
-        ServerChanged: Another system, another timeline, or a log that ends before the position.
+        TimelineChanged: The same system on another timeline.
+        ServerChanged: Another system, or a log that ends before the position.
     """
     if stored.system_id != identity.system_id:
         raise ServerChanged(
@@ -133,7 +157,7 @@ def check_position(stored: StoredPosition, identity: Identity) -> None:
             f" this server is system {identity.system_id}"
         )
     if stored.timeline != identity.timeline:
-        raise ServerChanged(
+        raise TimelineChanged(
             f"the stored position is of timeline {stored.timeline}, the server is on"
             f" {identity.timeline}: it was restored or promoted"
         )
@@ -159,17 +183,16 @@ async def slot_state(conn: Connection, slot: str) -> SlotState | None:
         conn,
         "select plugin::text, database::text, active_pid, (confirmed_flush_lsn - '0/0')::int8,"
         " coalesce(wal_status, 'unknown'), safe_wal_size, (l - restart_lsn)::int8,"
-        " (l - confirmed_flush_lsn)::int8 from pg_replication_slots,"
+        " (l - confirmed_flush_lsn)::int8, coalesce((to_jsonb(s) ->> 'failover')::bool, false)"
+        " from pg_replication_slots s,"
         " (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()"
         " else pg_current_wal_lsn() end as l) as now where slot_name = %s",
         (slot,),
     )
     if row is None:
         return None
-    plugin, database, pid, confirmed, status, safe, retained, unread = row
-    return SlotState(
-        plugin or "", database or "", pid, confirmed or 0, status, safe, retained, unread
-    )
+    plugin, database, pid, confirmed, *rest = row
+    return SlotState(plugin or "", database or "", pid, confirmed or 0, *rest)
 
 
 def check_slot(state: SlotState, slot: str, database: str) -> None:

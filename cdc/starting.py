@@ -11,6 +11,7 @@ stream.
 | in backfill | there | backfill from the last id that is in Kafka |
 | any | gone, lost, or ahead of the position | gap record; new slot; backfill |
 | of another publication, or of one whose tables went out and in | there | the same |
+| from before the branch of a promoted standby that kept the slot | there | at the position |
 | of another server or history | any | refused; with `accept_server_change` as if gone |
 """
 
@@ -28,7 +29,7 @@ from callstate.envelope import GAP, Gap, gap_message
 from cdc import position_store
 from cdc.clocks import ServerClock
 from cdc.connect import Connection
-from cdc.errors import ServerChanged, SlotBusy, SlotLost
+from cdc.errors import ServerChanged, SlotBusy, SlotLost, TimelineChanged
 from cdc.held_rows import ABOVE_SQL, Above, lost_rows
 from cdc.lsn import lsn_text
 from cdc.metrics import ReaderMetrics
@@ -43,6 +44,7 @@ from cdc.slot import (
     Identity,
     ServerFacts,
     SlotState,
+    branched_at,
     check_not_future,
     check_position,
     check_slot,
@@ -129,7 +131,7 @@ class Starting:
         settings, identity = self._settings, self._identity
         try:
             if stored is not None:
-                check_position(stored, identity)
+                stored = await self._on_this_timeline(stored, slot)
         except ServerChanged as changed:
             if not settings.accept_server_change:
                 raise
@@ -154,6 +156,40 @@ class Starting:
             return await self._create(0)
         check_not_future(slot.confirmed, identity)
         return self._fresh(slot.confirmed, 0)
+
+    async def _on_this_timeline(
+        self, stored: StoredPosition, slot: SlotState | None
+    ) -> StoredPosition:
+        """The stored position as one of this server's history.
+
+        After a failover to a standby that kept our slot reading goes on where the position is from
+        before the two histories parted: everything up to it is the same in both.
+
+        Raises:
+            ServerChanged: It is not.
+        """
+        identity = self._identity
+        try:
+            check_position(stored, identity)
+        except TimelineChanged:
+            if slot is None or not slot.failover:
+                raise
+            parted = await branched_at(self._opened.walsender, identity.timeline, stored.timeline)
+            if parted is None or stored.lsn > parted:
+                raise
+            check_not_future(stored.lsn, identity)
+            await self._all_acknowledged()
+            self._publisher.begin_anew()  # what was handed over may be of the other history
+            logger.warning(
+                "failover_followed",
+                extra={
+                    "server": self._settings.server,
+                    "timeline": identity.timeline,
+                    "parted_at": lsn_text(parted),
+                },
+            )
+            return replace(stored, timeline=identity.timeline)
+        return stored
 
     def _check_covers(self, slot: SlotState | None, stored: StoredPosition) -> None:
         """A slot is told only what is stored: one that is ahead was made or moved by others."""

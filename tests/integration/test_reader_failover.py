@@ -1,0 +1,114 @@
+"""A standby that kept the reader's slot takes the place of a primary that died."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.stack import PostgresServer, ServerSpec, Stack
+from tests.reader_kit import Bed, all_arrived, streaming, until
+
+pytestmark = pytest.mark.timeout(180)
+
+VERSION = "17"
+
+
+class Standby(PostgresServer):
+    """A server whose data are a copy of a running primary's, and that follows it."""
+
+    primary: PostgresServer
+
+    def _initdb(self) -> None:
+        source, owner = self.primary.data, self.primary.data.stat()
+        keep_out = shutil.ignore_patterns("postmaster.*", "pg_replslot", "pg_wal")
+        with self.primary.connect() as conn:
+            conn.execute("select pg_create_physical_replication_slot('standby', true)")
+            conn.execute("select pg_backup_start('standby', true)")
+            shutil.copytree(source, self.data, ignore=keep_out)
+            (label,) = conn.execute("select labelfile from pg_backup_stop(false)").fetchone() or (
+                "",
+            )
+        shutil.copytree(source / "pg_wal", self.data / "pg_wal")
+        (self.data / "pg_replslot").mkdir()
+        (self.data / "backup_label").write_text(label)
+        (self.data / "standby.signal").touch()
+        for path in [self.data, *self.data.rglob("*")]:
+            os.chown(path, owner.st_uid, owner.st_gid)
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    with Stack([ServerSpec("primary", version=VERSION)]) as running:
+        yield running
+
+
+def follow(stack: Stack, bed: Bed) -> Standby:
+    primary = stack["primary"]
+    settings = {
+        "primary_conninfo": primary.dsn_for(bed.name),
+        "primary_slot_name": "standby",
+        "hot_standby_feedback": "on",
+        "sync_replication_slots": "on",
+    }
+    spec = ServerSpec("standby", version=VERSION, settings=settings)
+    standby = Standby(spec, primary._binaries, stack.folder, primary._account)
+    standby.primary = primary
+    standby.create()
+    standby.start()
+    with primary.connect() as conn:
+        # the primary shows us nothing that the standby does not have
+        conn.execute("alter system set synchronized_standby_slots = 'standby'")
+        conn.execute("select pg_reload_conf()")
+    return standby
+
+
+async def test_reading_goes_on_at_the_promoted_standby(stack: Stack, tmp_path: Path) -> None:
+    bed = Bed(stack, "primary")
+    bed.provision()
+    primary, slot = stack["primary"], bed.settings().slot_name
+    standby = follow(stack, bed)
+    try:
+        dsn = (
+            f"host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port} dbname={bed.name}"
+            " user=postgres target_session_attrs=primary"
+        )
+        async with bed.reading(bed.settings(dsn=dsn)) as reader:
+            await streaming(reader)
+            bed.insert(100)
+            await all_arrived(bed)
+
+            def kept() -> bool:
+                bed.insert(1)  # progress is what makes a synchronised slot ready
+                with standby.connect() as conn:
+                    row = conn.execute(
+                        "select synced and not temporary from pg_replication_slots"
+                        " where slot_name = %s",
+                        (slot,),
+                    ).fetchone()
+                return bool(row and row[0])
+
+            await until(kept, 90, "the standby keeps the slot")
+            before = set(await all_arrived(bed))
+            primary.kill()
+            await until(lambda: reader.state == "retrying")
+            with standby.connect() as conn:
+                conn.execute("select pg_promote()")
+            with standby.connect(bed.name) as conn:
+                conn.execute(
+                    "insert into call_state_events (observer, event_seq, event_time, event_type,"
+                    " cseq, call_id, from_url, to_url) select 'o', i, now(), 'R', 1, 'after', 'f',"
+                    " 't' from generate_series(1, 50) i"
+                )
+                ids = {row[0] for row in conn.execute("select id from call_state_events")}
+            assert len(ids - before) == 50
+            await streaming(reader, 30)
+            await until(lambda: ids <= set(bed.event_ids()), 30, "rows of the new primary")
+        assert set(bed.event_ids()) == ids | before
+        assert reader.metrics.gaps_total == 0
+    finally:
+        standby.stop("immediate")
