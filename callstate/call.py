@@ -220,16 +220,11 @@ class CallState:
         for event in events:
             self.events[identity(event)] = event
 
-    def unfix_clocks(self, server: str) -> bool:
-        """Takes back what the traffic said of a server's clock; True where it had said anything."""
-        stamped = [
-            key
-            for key, event in self.events.items()
-            if event.server == server and event.clock is not None and event.clock.traffic
-        ]
-        for key in stamped:
-            self.events[key] = self.events[key]._replace(clock=None)
-        return bool(stamped)
+    def unfix_clocks(self) -> None:
+        """Takes back what the traffic said of the servers' clocks."""
+        for key, event in self.events.items():
+            if event.clock is not None and event.clock.traffic:
+                self.events[key] = event._replace(clock=None)
 
     def fix_clocks(self, clocks: dict[Identity, Clock]) -> None:
         """Stamps what was applied to unstamped events, so that later revisions apply the same."""

@@ -93,6 +93,8 @@ class Provenance(NamedTuple):
         watermark_us: Event time up to which the partition was complete; None at the end of input.
         suspect: True where a gap may have swallowed events of this call.
         changed: Column to [old, new] of what this revision changed; empty in the first.
+        basis: What else the revision counts, for `recall`: calls that it names and that are known,
+            gaps, clocks taken back, names of later uses; what there is none of is left out.
     """
 
     call_id: str
@@ -110,6 +112,7 @@ class Provenance(NamedTuple):
     suspect: bool = False
     changed: Mapping[str, list[Any]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
+    basis: Mapping[str, Any] = MappingProxyType({})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object; times as ISO 8601 text."""
@@ -129,5 +132,6 @@ class Provenance(NamedTuple):
             "watermark": None if watermark is None else format_time(watermark),
             "changed": dict(self.changed),
             "notes": list(self.notes),
+            "basis": dict(self.basis),
             "events": list(self.events),
         }

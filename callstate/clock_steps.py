@@ -21,6 +21,7 @@ _SIDE_MAX: Final = 8  # exchanges on each side of a break that are compared
 _SIDE_MIN: Final = 3
 _LEAST_STEP_US: Final = 50_000
 _NOISE_FACTOR: Final = 6
+_ROWS_AROUND: Final = 40
 
 
 class Position(NamedTuple):
@@ -98,37 +99,56 @@ class _Rows:
         self._rows_of = rows_of
         self._sorted: dict[str, list[Position]] = {}
 
-    def _between(self, server: str, after: Position, before: Position) -> list[Position]:
+    def _between(
+        self, server: str, after: Position, before: Position, around: int = 0
+    ) -> list[Position]:
         rows = self._sorted.get(server)
         if rows is None:
             rows = self._sorted[server] = sorted(self._rows_of(server))
-        return rows[bisect_left(rows, after) : bisect_right(rows, before)]
+        first = max(0, bisect_left(rows, after) - around)
+        return rows[first : bisect_right(rows, before) + around]
+
+    def _set_back(
+        self, server: str, jump_us: int, after: Position, before: Position
+    ) -> tuple[Position, Position] | None:
+        """The two rows between which the server's own times fall by about as much as it jumped.
+
+        Looked for a little around too: an exchange whose request came before the step and whose
+        answer after it may stand on the wrong side.
+        """
+        rows = self._between(server, after, before, _ROWS_AROUND)
+        if jump_us > 0 or len(rows) < 2 or rows[0].row_id == 0:
+            return None
+        found = max(pairwise(rows), key=lambda pair: pair[0].time_us - pair[1].time_us)
+        return found if 2 * (found[0].time_us - found[1].time_us) > -jump_us else None
 
     def sets_back(self, server: str, jump_us: int, after: Position, before: Position) -> int:
         """1 where the rows show a clock set back, -1 where they show that it was not, 0 else."""
+        if self._set_back(server, jump_us, after, before) is not None:
+            return 1
         rows = self._between(server, after, before)
         if jump_us > 0 or len(rows) < 2 or rows[0].row_id == 0:
             return 0
-        drops_us = [one.time_us - next_.time_us for one, next_ in pairwise(rows)]
-        if 2 * max(drops_us) > -jump_us:
-            return 1
-        dense = median(map(abs, drops_us)) < -jump_us / 4  # else the set-back may hide in a pause
-        return -1 if dense else 0
+        pauses_us = [abs(one.time_us - next_.time_us) for one, next_ in pairwise(rows)]
+        # Where rows are far apart the set-back may hide in a pause.
+        return -1 if median(pauses_us) < -jump_us / 4 else 0
 
     def place(self, step: Step) -> Step:
         """The step between the two rows that show it best; `before` is the first row after it."""
+        shown = self._set_back(step.server, step.jump_us, step.after, step.before)
         rows = self._between(step.server, step.after, step.before)
-        if len(rows) < 2:
-            middle = Position(
-                (step.after.row_id + step.before.row_id + 1) // 2,
-                (step.after.time_us + step.before.time_us + 1) // 2,
+        if shown is None and len(rows) > 1:
+            shown = max(
+                pairwise(rows),
+                key=lambda pair: (pair[1].time_us - pair[0].time_us) * (step.jump_us > 0),
             )
-            return step._replace(before=middle)
-        sign = 1 if step.jump_us > 0 else -1
-        index = max(
-            range(1, len(rows)), key=lambda i: sign * (rows[i].time_us - rows[i - 1].time_us)
+        if shown is not None:
+            return step._replace(after=shown[0], before=shown[1])
+        middle = Position(
+            (step.after.row_id + step.before.row_id + 1) // 2,
+            (step.after.time_us + step.before.time_us + 1) // 2,
         )
-        return step._replace(after=rows[index - 1], before=rows[index])
+        return step._replace(before=middle)
 
 
 def _breaks(pair: list[Exchange]) -> list[Break]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from callstate import events as kinds
-from callstate.clock_steps import RowsOf
+from callstate.clock_steps import Position, RowsOf, Step
 from callstate.clocks import PROBE, TRAFFIC, Offset, OffsetAndError
 from callstate.config import ResolutionConfig, to_us
 from callstate.effects import ClocksDisagree, ClockStepped, Effect, ShareExchange, SkewObserved
@@ -46,6 +46,7 @@ class LiveClocks:
         self._fresh = 0
         self._unprobed = False
         self._fitted: FittedClocks | None = None
+        self.reshaped = False  # the newest fit has other steps than the one before
         self._shift_us = 0
         self._fitted_at_us: int | None = None
         self._probes: dict[str, _Probe] = {}
@@ -93,6 +94,7 @@ class LiveClocks:
 
     def advance(self, now_us: int, rows_of: RowsOf) -> list[Effect]:
         """The watermark moved: fits the traffic anew when that is due."""
+        self.reshaped = False
         every_us = _FIT_EVERY_US if self._unprobed else _CHECK_EVERY_US
         due = self._fitted_at_us is None or now_us - self._fitted_at_us >= every_us
         if not self._fresh or not due:
@@ -104,8 +106,21 @@ class LiveClocks:
         if base is None:
             return []
         self._shift_us = self._probes[base].offset_us if base in self._probes else 0
+        before = [] if self._fitted is None else self._fitted.steps
         self._fitted = fit(found, base, rows_of)
+        self.reshaped = _places(before) != _places(self._fitted.steps)
         return self._told_of_fit(found)
+
+    def contradict(self, events: Iterable[CallEvent]) -> bool:
+        """Whether the newest fit says otherwise of an event than what the traffic said before."""
+        for event in events:
+            if event.clock is not None and event.clock.traffic:
+                now = self.offset_at(event.server, event.time_us, event.id or 0)
+                if now is not None:
+                    bound_us = event.clock.error_us + now.error_us + _STEP_LEAST_US
+                    if abs(now.offset_us - event.clock.offset_us) > bound_us:
+                        return True
+        return False
 
     def _told_of_fit(self, found: Sequence[Exchange]) -> list[Effect]:
         assert self._fitted is not None
@@ -251,3 +266,7 @@ def _is_seen_twice(answer: CallEvent, others: Iterable[CallEvent]) -> bool:
         ):
             return True
     return False
+
+
+def _places(steps: Sequence[Step]) -> list[tuple[str, Position]]:
+    return [(step.server, step.before) for step in steps]

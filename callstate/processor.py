@@ -19,7 +19,6 @@ from callstate.clock_steps import Position
 from callstate.config import ResolutionConfig, to_us
 from callstate.counters import Counters
 from callstate.effects import (
-    ClockStepped,
     DeadLetter,
     Effect,
     RecordLate,
@@ -133,6 +132,12 @@ class PartitionProcessor:
             self._calls.put(call_id, state)
         self._touched.clear()
         return self._effects
+
+    def recall(self, call_id: str, state: CallState) -> None:
+        """Takes up a call that was forgotten, before records about it are fed: see `recall`."""
+        self._calls.put(call_id, state)
+        now = self._watermark.time_us or 0
+        self._set_timer(call_id, state, now + to_us(self.config.late_horizon_seconds))
 
     def finish(self) -> Iterator[Effect]:
         """End of input: every call is final, in the order of their Call-IDs.
@@ -262,10 +267,9 @@ class PartitionProcessor:
         self._effects.extend(self._watermark.heartbeat(server, frontier_us, measured=measured))
         now = self._watermark.time_us
         if now is not None and now != before:
-            for effect in self._clocks.advance(now, self._rows_of):
-                self._effects.append(effect)
-                if isinstance(effect, ClockStepped):
-                    self._judge_again(effect.server, now)
+            self._effects += self._clocks.advance(now, self._rows_of)
+            if self._clocks.reshaped:
+                self._judge_again(now)
             self._fire_timers(now)
 
     def _other(self, record: Record) -> None:
@@ -284,10 +288,11 @@ class PartitionProcessor:
         elif isinstance(record, Exchange):
             self._clocks.heard(record)
 
-    def _judge_again(self, server: str, now: int) -> None:
-        """A step was found only now: calls told meanwhile took the clock for what it was before."""
+    def _judge_again(self, now: int) -> None:
+        """A step was found only now: calls told meanwhile took a clock for what it was before."""
         for call_id, state in self._all_calls():
-            if state.closed and state.unfix_clocks(server):
+            if state.closed and self._clocks.contradict(state.events.values()):
+                state.unfix_clocks()
                 state.reclocked += 1
                 state.dirty = True
                 self._touched[call_id] = state

@@ -47,7 +47,21 @@ def explain(
         suspect=state.gaps > 0,
         changed=_changed(state.told, None if hidden else verdict.cdr) if state.closed else {},
         notes=verdict.notes + _skew_notes(resolved) + _dropped_notes(state),
+        basis=_basis(state),
     )
+
+
+def _basis(state: CallState) -> dict[str, Any]:
+    basis: dict[str, Any] = {}
+    if state.known:
+        basis["known"] = sorted(state.known)
+    if state.gaps:
+        basis["gaps"] = state.gaps
+    if state.reclocked:
+        basis["reclocked"] = state.reclocked
+    if state.uses:
+        basis["uses"] = list(state.uses)
+    return basis
 
 
 def _changed(before: Cdr | None, after: Cdr | None) -> dict[str, list[Any]]:

@@ -61,9 +61,22 @@ def test_with_probes(skew: str, least: float) -> None:
     assert share >= least
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
-@pytest.mark.parametrize("skew", ["clean", "skew500ms", "skew5s"])
-def test_from_the_traffic_alone_once_a_minute_was_seen(skew: str, partitions: int) -> None:
+@pytest.mark.parametrize(
+    ("skew", "partitions", "least"),
+    [
+        ("clean", 1, 0.99),
+        ("clean", 4, 0.99),
+        ("skew500ms", 1, 0.99),
+        ("skew500ms", 4, 0.99),
+        ("skew5s", 1, 0.99),
+        ("skew5s", 4, 0.99),
+        ("step", 1, 0.99),
+        ("step", 4, 0.98),  # a step is placed between two rows, of which each sees a quarter
+    ],
+)
+def test_from_the_traffic_alone_once_a_minute_was_seen(
+    skew: str, partitions: int, least: float
+) -> None:
     traffic, cluster = live(skew, probe_error_us=None, partitions=partitions)
     known_us = traffic.spec.start_us + 60_000_000
     later = [
@@ -73,7 +86,7 @@ def test_from_the_traffic_alone_once_a_minute_was_seen(skew: str, partitions: in
     ]
     share, owed = right(later, cluster)
     assert owed > 250
-    assert share >= 0.99
+    assert share >= least
 
 
 def test_a_probe_tells_of_a_step_once_in_each_partition() -> None:
