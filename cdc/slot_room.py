@@ -33,14 +33,18 @@ class SlotRoom:
             self.seconds_left = None
             return
         self._samples.append((at_seconds, safe_bytes))
-        began, before = self._samples[0]
-        shrunk = before - safe_bytes
-        if safe_bytes <= 0:
-            self.seconds_left = 0.0
-        elif len(self._samples) < _SAMPLES_MIN or shrunk <= 0:
-            self.seconds_left = None
-        else:
-            self.seconds_left = safe_bytes * (at_seconds - began) / shrunk
+        self.seconds_left = 0.0 if safe_bytes <= 0 else self._forecast(safe_bytes)
+
+    def _forecast(self, safe_bytes: int) -> float | None:
+        """By the tops of both halves: in quiet times the room falls and comes back like a saw."""
+        samples = list(self._samples)
+        if len(samples) < _SAMPLES_MIN:
+            return None
+        half = len(samples) // 2
+        before = max(samples[:half], key=lambda sample: sample[1])
+        since = max(samples[half:], key=lambda sample: sample[1])
+        shrunk = before[1] - since[1]
+        return safe_bytes * (since[0] - before[0]) / shrunk if shrunk > 0 else None
 
     def alarming(self, wal_status: str, retained_bytes: int | None) -> bool:
         """Whether an operator should know now."""

@@ -1,0 +1,74 @@
+"""Handing over to a queue that is full: nothing counts that was not handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from cdc.metrics import ReaderMetrics
+from cdc.pgoutput import Chunk
+from cdc.publisher import Publisher
+from cdc.settings import ReaderSettings
+
+
+class Queue:
+    """Takes the place of the producer: so many records at a time, until they are heard."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken: list[bytes] = []
+        self._reports: list[Any] = []
+
+    def produce(
+        self, _topic: str, value: bytes, _key: str, _part: int, report: Any, *_: Any
+    ) -> None:
+        if len(self._reports) >= self.room:
+            raise BufferError
+        self.taken.append(value)
+        self._reports.append(report)
+
+    def poll(self, _seconds: float) -> int:
+        return 0
+
+    def acknowledge(self) -> None:
+        reports, self._reports = self._reports, []
+        for report in reports:
+            report(None, None)
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+
+@pytest.fixture
+def publisher() -> Publisher:
+    settings = ReaderSettings(server="a", dsn="", kafka={"bootstrap.servers": "127.0.0.1:1"})
+    return Publisher(settings, ReaderMetrics())
+
+
+def chunk(first: int, rows: int) -> Chunk:
+    records = [("t", "k", b"%d" % n) for n in range(first, first + rows)]
+    return Chunk(records, 10 * rows, first + rows)
+
+
+async def test_a_hand_over_that_is_cancelled_goes_on(publisher: Publisher) -> None:
+    queue = Queue(3)
+    publisher._producer = queue  # type: ignore[assignment]
+    publishing = asyncio.ensure_future(publisher.publish(chunk(0, 8)))
+    while len(queue.taken) < 3:
+        await asyncio.sleep(0)
+    publishing.cancel()  # a session that ends
+    with contextlib.suppress(asyncio.CancelledError):
+        await publishing
+    assert publisher.positions.handed == 8, "the next session does not read these again"
+    assert publisher.positions.confirmable == 0
+    following = asyncio.ensure_future(publisher.publish(chunk(8, 2)))
+    while not following.done():
+        queue.acknowledge()
+        await asyncio.sleep(0.001)
+    queue.acknowledge()
+    assert queue.taken == [b"%d" % n for n in range(10)], "all of it, in order, once"
+    assert publisher.positions.confirmable == 10
+    assert publisher.positions.idle
