@@ -51,7 +51,8 @@ class Watermark:
     ) -> None:
         self._lateness_us = allowed_lateness_us
         self._idle_after_us = idle_after_us
-        self.sources: dict[str, Source] = {name: Source() for name in sorted(servers)}
+        self._configured = sorted(servers)
+        self.sources: dict[str, Source] = {name: Source() for name in self._configured}
         self.time_us: int | None = None
 
     def heard_from(self, server: str) -> SourceChanged | None:
@@ -168,6 +169,7 @@ class Watermark:
         """JSON-able."""
         return {
             "time_us": self.time_us,
+            "configured": self._configured,
             "sources": {name: astuple(source) for name, source in self.sources.items()},
         }
 
@@ -177,9 +179,9 @@ class Watermark:
         Servers configured since are waited for; those that are configured no more are not, until
         they speak.
         """
-        configured = set(self.sources)
+        removed = set(snapshot["configured"]).difference(self._configured)
         self.time_us = snapshot["time_us"]
         for name, fields in snapshot["sources"].items():
             source = self.sources[name] = Source(*fields)
-            if configured and name not in configured:
+            if name in removed:
                 source.set_aside = True
