@@ -202,7 +202,11 @@ def statements(config: Config, names: Sequence[str]) -> Iterator[str]:
 
     for name in names:
         yield f"-- server {name}, in the database that proxies write to"
-        yield provision_sql(reader_settings(config, name))
+        settings = reader_settings(config, name)
+        yield provision_sql(settings).rstrip("\n")
+        told = conninfo_to_dict(settings.dsn)
+        if told.get("password") is not None:
+            yield f"\\password {told.get('user')}"
     if config.sink.dsn is None:
         return
     yield "-- sink, in the database that holds the CDRs; leave out what is there"

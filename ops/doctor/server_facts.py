@@ -43,7 +43,9 @@ FROM pg_database WHERE datname = current_database()
 _PUBLICATION = """
 SELECT pubinsert, pubupdate, pubdelete, pubtruncate,
     (SELECT array_agg(tablename::text ORDER BY tablename)
-     FROM pg_publication_tables WHERE pubname = p.pubname) AS tables
+     FROM pg_publication_tables WHERE pubname = p.pubname) AS tables,
+    (SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_publication_tables t
+     WHERE pubname = p.pubname AND to_jsonb(t) ->> 'rowfilter' IS NOT NULL) AS filtered
 FROM pg_publication p WHERE pubname = %s
 """
 _COLUMNS = """

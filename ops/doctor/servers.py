@@ -17,6 +17,7 @@ from ops.doctor.server_facts import ServerFacts
 OLDEST_VERSION: Final = 140_000
 LONG_TRANSACTION_SECONDS: Final = 300
 RETAINED_BYTES_WARN: Final = 10 * 1024**3
+LOW_SHARE: Final = 0.15
 CALL_TABLE: Final = "call_state_events"
 OBSERVER_TABLE: Final = "observer_state_events"
 TABLES: Final = (CALL_TABLE, OBSERVER_TABLE)
@@ -221,6 +222,15 @@ def publication(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
                 f"ALTER PUBLICATION {wanted} SET (publish = 'insert');",
             )
         )
+    if there.get("filtered"):
+        filtered = ", ".join(there["filtered"])
+        findings.append(
+            fail(
+                f"publication {wanted} leaves out rows of {filtered}",
+                "no WHERE",
+                f"ALTER PUBLICATION {wanted} SET TABLE {', '.join(TABLES)};",
+            )
+        )
     if there["pubupdate"] or there["pubdelete"] or there["pubtruncate"]:
         findings.append(
             warn(
@@ -264,8 +274,8 @@ def slot(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
         return [
             fail(
                 f"slot {wanted} is lost: PostgreSQL removed log that had not been read",
-                "a new slot and a backfill",
-                f"SELECT pg_drop_replication_slot('{wanted}');   then: cdrstream provision",
+                "a new slot and a backfill: the reader makes both, and records the gap",
+                f"raise max_slot_wal_keep_size, then: cdrstream reader --server {name}",
             )
         ]
     return _slot_health(name, wanted, facts)
@@ -291,7 +301,15 @@ def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
                 "look at the reader's log; raise max_slot_wal_keep_size meanwhile",
             )
         )
-    retained = there["retained_bytes"]
+    safe, retained = there["safe_wal_size"], there["retained_bytes"]
+    if safe is not None and safe < LOW_SHARE * (safe + max(0, retained or 0)):
+        findings.append(
+            warn(
+                f"slot {wanted} will be lost after {max(0, safe) / 1024**2:.0f} MiB more log",
+                f"{LOW_SHARE:.0%} of max_slot_wal_keep_size free",
+                "raise max_slot_wal_keep_size on that server now, then look at the reader's log",
+            )
+        )
     if retained is not None and retained > RETAINED_BYTES_WARN:
         findings.append(
             warn(
