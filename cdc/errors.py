@@ -37,6 +37,15 @@ class ServerUnreachable(CdcError):
     advice = "The reader reconnects by itself; is PostgreSQL up and its host and port right?"
 
 
+class ServerInRecovery(CdcError):
+    """The server is a standby: nothing is written there, and its clock of the log is another's."""
+
+    advice = (
+        "The reader waits until it is promoted. Name all servers of the cluster in the dsn, with"
+        " target_session_attrs=primary, and the reader finds the one that is written to."
+    )
+
+
 class AccessDenied(CdcError):
     """PostgreSQL is there and does not let the role in."""
 

@@ -18,6 +18,7 @@ from cdc.encodings import codec_of
 from cdc.errors import (
     NotLogical,
     ServerChanged,
+    ServerInRecovery,
     SlotForeign,
     SlotLost,
     TableMissing,
@@ -106,12 +107,14 @@ async def check_server(conn: Connection, publication: str) -> ServerFacts:
         " current_setting('server_encoding'), pg_size_bytes(current_setting('wal_segment_size')),"
         " current_setting('wal_block_size')::int, to_regclass(%s) is not null,"
         " exists(select from pg_attribute where attrelid = to_regclass(%s) and attname = 'id'"
-        " and not attisdropped and has_table_privilege(attrelid, 'select'))",
+        " and not attisdropped and has_table_privilege(attrelid, 'select')), pg_is_in_recovery()",
         (CALL_TABLE, CALL_TABLE),
     )
-    version, wal_level, encoding, segment_bytes, block_bytes, has_table, tells_ids = row
+    version, wal_level, encoding, segment_bytes, block_bytes, has_table, tells_ids, standby = row
     if version < VERSION_MIN:
         raise NotLogical(f"PostgreSQL {version // 10_000} is too old; 14 is needed")
+    if standby:
+        raise ServerInRecovery("the server is a standby")
     if wal_level != "logical":
         raise NotLogical(f"wal_level is {wal_level}, logical is needed")
     if not has_table:

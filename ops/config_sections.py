@@ -317,6 +317,18 @@ class Reader(Section):
     slot_wait_seconds: Seconds = Field(
         default=60.0, ge=1, le=3_600, description="open transactions may block the slot's creation"
     )
+    silence_seconds: Seconds = Field(
+        default=30.0,
+        ge=1,
+        le=3_600,
+        description="a reader that says nothing for so long loses its slot to a standby",
+    )
+    slot_warn_seconds: Seconds = Field(
+        default=14_400.0,
+        ge=0,
+        le=2_592_000,
+        description="warn when a slot will be lost sooner, at the rate of the last minutes",
+    )
     shutdown_seconds: Seconds = Field(
         default=8.0, ge=0.1, le=60, description="limit of waiting for acknowledgements at the end"
     )

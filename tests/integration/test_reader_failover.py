@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cdc.errors import ServerInRecovery
 from ops.stack import PostgresServer, ServerSpec, Stack
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
@@ -73,6 +74,9 @@ async def test_reading_goes_on_at_the_promoted_standby(stack: Stack, tmp_path: P
     primary, slot = stack["primary"], bed.settings().slot_name
     standby = follow(stack, bed)
     try:
+        alone = bed.settings(dsn=standby.dsn_for(bed.name))
+        async with bed.reading(alone) as waiting:
+            await until(lambda: isinstance(waiting.last_error, ServerInRecovery))
         dsn = (
             f"host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port} dbname={bed.name}"
             " user=postgres target_session_attrs=primary"
