@@ -160,7 +160,7 @@ def _head(provenance: Json, cdr: Json | None, hidden: str, width: int) -> Iterat
 
 
 def _events(provenance: Json, width: int) -> Iterator[str]:
-    yield "   #  message  server     observer          cseq via  corrected     raw"
+    yield "   #  message  server    observer         cseq via  corrected     raw"
     against = {index for pair in provenance.get("inversions") or () for index in pair}
     for index, event in enumerate(provenance.get("events") or ()):
         yield cut(_event_line(index, event), width)
@@ -179,9 +179,11 @@ def _event_line(index: int, event: Json) -> str:
     kind = str(event.get("event_type") or event.get("type") or "?")
     message = f"{kind} {MESSAGES.get(kind, '')}"
     raw = event.get("raw_time") or event.get("event_time")
+    cseq = str(event.get("cseq", 0))
+    room = 22 - max(4, len(cseq))  # a long CSeq takes its room from the observer, never from times
     return (
-        f"{index + 1:>4}  {padded(message, 8)} {padded(str(event.get('server', '?')), 10)} "
-        f"{padded(str(event.get('observer') or '-'), 17)} {event.get('cseq', 0)!s:>4} "
+        f"{index + 1:>4}  {padded(message, 8)} {padded(str(event.get('server', '?')), 9)} "
+        f"{padded(str(event.get('observer') or '-'), max(3, room - 2))} {cseq:>4} "
         f"{event.get('via_count') or '-'!s:>3}  {_clock(event.get('time') or raw)}  {_clock(raw)}"
     )
 
@@ -194,6 +196,9 @@ def _offsets(provenance: Json, width: int) -> Iterator[str]:
         name = padded(str(offset["server"]), 10)
         if offset.get("source") == "none":
             yield f"  {name} not measured; times are as it wrote them"
+            continue
+        if not offset["offset_us"] and not offset.get("error_us"):
+            yield f"  {name} the reference: its clock is the time of this call"
             continue
         done = "applied" if offset.get("applied") else "not applied"
         text = f"{_signed(offset['offset_us'])}{_error(offset)}, {_source(offset)}, {done}"
