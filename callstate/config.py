@@ -34,6 +34,8 @@ class ResolutionConfig:
         failed_wait_seconds: How long a failure waits for another try of the same call.
         grace_seconds: Least advance of the watermark after a call's last arrival.
         late_horizon_seconds: How long a closed call stays in the state for late events.
+        reference_horizon_seconds: How long a call of which only its name is known is kept, because
+            others name it.
         call_events_max: Bound on the distinct events kept of one call.
         skew_warning_seconds: Offset beyond which a server's clock is reported.
     """
@@ -47,6 +49,7 @@ class ResolutionConfig:
     failed_wait_seconds: float = 180.0
     grace_seconds: float = 0.5
     late_horizon_seconds: float = 7_200.0
+    reference_horizon_seconds: float = 604_800.0
     call_events_max: int = 20_000
     skew_warning_seconds: float = 0.5
     time_correction: TimeCorrection = TimeCorrection.AUTO

@@ -299,10 +299,10 @@ class PartitionProcessor:
                 self._set_timer(call_id, state, now + self._grace_us)
 
     def _wait_for_events(self, call_id: str, state: CallState) -> None:
-        """A call of which nothing but its name is known is kept as long as a closed one."""
+        """A call of which nothing but its name is known is kept for long, but not for ever."""
         now = self._watermark.time_us
         if not state.events and state.deadline_us is None and now is not None:
-            self._set_timer(call_id, state, now + to_us(self.config.late_horizon_seconds))
+            self._set_timer(call_id, state, now + to_us(self.config.reference_horizon_seconds))
 
     def _answered(self, answer: ReferenceKnown) -> None:
         state = self._call(answer.call_id)

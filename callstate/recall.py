@@ -23,7 +23,7 @@ _TIMES: Final = ("start_time", "connect_time", "end_time")
 
 
 class Told(NamedTuple):
-    """What was told under one name: `Provenance.to_json`, and the CDR's columns where it has one."""
+    """What was told under one name: `Provenance.to_json`, and the CDR's columns if it has one."""
 
     provenance: Mapping[str, Any]
     cdr: Mapping[str, Any] | None

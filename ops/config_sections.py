@@ -259,6 +259,12 @@ class Resolution(Section):
         le=31_536_000,
         description="how long a closed call is kept for late events",
     )
+    reference_horizon_seconds: Seconds = Field(
+        default=604_800.0,
+        ge=0,
+        le=31_536_000,
+        description="how long a call that is only named is kept",
+    )
     call_events_max: Whole = Field(
         default=20_000, ge=100, le=1_000_000, description="kept of one call"
     )

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from callstate.processor import PartitionProcessor
@@ -41,6 +42,10 @@ class Table(Protocol):
         """Forgets a partition."""
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 class Superseded(Exception):
     """Another rebalance began; its own taking follows."""
 
@@ -56,6 +61,7 @@ class Assignment:
         commits: Commits,
         room: Room,
         make_processor: ProcessorFactory = PartitionProcessor,
+        crash: Callable[[BaseException], None] = _raise,
     ) -> None:
         self.workers = workers
         self.rebalances = 0
@@ -71,6 +77,15 @@ class Assignment:
             settings.sink_dsn, schema=settings.sink_schema, name=f"cdrstream {settings.worker_id}"
         )
         self._thread = BackgroundThread("assignment")
+        self._recaller = Sink(
+            settings.sink_dsn,
+            schema=settings.sink_schema,
+            name=f"cdrstream {settings.worker_id} recall",
+        )
+        self._recall_thread = BackgroundThread("recall")
+        self._recalls: dict[int, asyncio.Task[None]] = {}
+        self._crash = crash
+        self.recalled = 0
         self._turn = 0
         self._one_at_a_time = asyncio.Lock()
 
@@ -113,6 +128,35 @@ class Assignment:
             assert worker is not None
             worker.feed(topic, batch, token)
             self._commits.on_fed()
+            if worker.wanted and number not in self._recalls:
+                task = asyncio.create_task(self._recall(number, worker), name=f"recall {number}")
+                self._recalls[number] = task
+                task.add_done_callback(lambda done: self._on_recalled(number, done))
+
+    async def _recall(self, number: int, worker: PartitionWorker) -> None:
+        """Looks up what the partition has forgotten, until it has all that it asks for."""
+        pause = FIRST_PAUSE_SECONDS
+        while worker.wanted and self.workers.get(number) is worker:
+            wanted = worker.wanted
+            try:
+                found = await self._recall_thread.run(partial(self._recaller.recall, wanted))
+            except StreamAppError as error:
+                if error.retry is Retry.NEVER:
+                    raise
+                self._commits.note_failure(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._settings.retry_seconds_max)
+                continue
+            if self.workers.get(number) is worker:
+                self.recalled += len(found)
+                worker.recall(found)
+                self._commits.on_fed()
+
+    def _on_recalled(self, number: int, done: asyncio.Task[None]) -> None:
+        self._recalls.pop(number, None)
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._crash(error)
 
     # -- taking and losing -----------------------------------------------------------------------
 
@@ -172,7 +216,13 @@ class Assignment:
             )
         calls = self._table().put_partition(number, restored.calls)
         self.workers[number] = PartitionWorker(
-            self._settings, number, epoch, calls, restored.state, self._make_processor
+            self._settings,
+            number,
+            epoch,
+            calls,
+            restored.state,
+            self._make_processor,
+            recalling=True,
         )
 
     def on_fenced(self, number: int, epoch: int) -> None:
@@ -185,7 +235,7 @@ class Assignment:
 
     def _drop(self, number: int) -> None:
         worker = self.workers.pop(number)
-        self._room.let_go(worker.pending_records)
+        self._room.let_go(worker.held_records)
         self._table().drop_partition(number)
 
     def _check(self, turn: int) -> None:
@@ -211,4 +261,7 @@ class Assignment:
 
     def close(self) -> None:
         """Ends the thread."""
+        for task in list(self._recalls.values()):
+            task.cancel()
+        self._recall_thread.stop()
         self._thread.stop()

@@ -65,6 +65,12 @@ class PartitionCalls:
         """Calls as of the last commit."""
         return len(self._encoded)
 
+    def __contains__(self, call_id: str) -> bool:
+        """Whether the call is held; cheaper than `get`."""
+        if call_id in self._changed:
+            return self._changed[call_id] is not None
+        return call_id in self._encoded
+
     def get(self, call_id: str) -> CallState | None:
         """The call's state; the same object until the next commit."""
         state = self._decoded.get(call_id)

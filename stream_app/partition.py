@@ -11,13 +11,15 @@ its last committed state: one bad record never stops it.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from callstate.config import ResolutionConfig
+from callstate.call import CallState
+from callstate.config import ResolutionConfig, to_us
 from callstate.effects import (
     AnswerReference,
     AskReference,
@@ -42,9 +44,11 @@ from callstate.envelope import (
     read_message,
     reference_message,
 )
+from callstate.events import REQUEST, CallEvent
 from callstate.exchanges import Exchange
 from callstate.processor import CallStore, PartitionProcessor
-from stream_app.call_store import PartitionCalls
+from callstate.recall import Told, call_from_provenance, named_apart
+from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, Headers, OutRecord, changelog_record
 from stream_app.dead_letters import dead_letter
 from stream_app.effect_log import log_effect
@@ -94,7 +98,16 @@ class _Stretch:
     side_records: list[OutRecord] = field(default_factory=list)
     batches: list[tuple[str, Sequence[KafkaRecord]]] = field(default_factory=list)
     tokens: list[Any] = field(default_factory=list)
+    recalled: dict[str, bytes] = field(default_factory=dict)
     records: int = 0
+
+
+class _Parked(NamedTuple):
+    """A batch that waits for calls to be looked up, or behind one that does."""
+
+    topic: str
+    records: Sequence[KafkaRecord]
+    token: Any
 
 
 class PartitionWorker:
@@ -108,8 +121,13 @@ class PartitionWorker:
         table: dict[str, bytes],
         state: bytes | None = None,
         make_processor: ProcessorFactory = PartitionProcessor,
+        *,
+        recalling: bool = False,
     ) -> None:
         """Takes up a partition whose calls and own state have been read from the changelog.
+
+        With `recalling` a batch about calls that are not in the state waits until `recall`: see
+        `wanted`.
 
         Raises:
             StreamAppError: A newer version of the program wrote the state.
@@ -123,6 +141,10 @@ class PartitionWorker:
         self._committed_state = state
         self._bad: set[tuple[str, int]] = set()
         self._stretch = _Stretch()
+        self._recalling = recalling
+        self._cut_calls: Mapping[str, CallWrite] = {}
+        self._parked: deque[_Parked] = deque()
+        self.wanted: frozenset[str] = frozenset()
         self._take_up()
 
     def _take_up(self) -> None:
@@ -149,6 +171,11 @@ class PartitionWorker:
         return self._stretch.records
 
     @property
+    def held_records(self) -> int:
+        """Records taken in and not yet cut, those among them that wait for `recall`."""
+        return self._stretch.records + sum(len(parked.records) for parked in self._parked)
+
+    @property
     def has_calls_to_write(self) -> bool:
         """Whether finished calls or side records wait, and not progress alone."""
         stretch = self._stretch
@@ -157,15 +184,104 @@ class PartitionWorker:
     def feed(self, topic: str, records: Sequence[KafkaRecord], token: Any = None) -> None:
         """A batch of one topic in offset order; what was fed before is skipped.
 
-        `token` comes back in the `Commit` that covers the batch.
+        `token` comes back in the `Commit` that covers the batch. Where `wanted` names calls after
+        this, they are to be looked up and handed to `recall`; until then everything waits.
         """
+        self._parked.append(_Parked(topic, records, token))
+        if not self.wanted:
+            self._feed_parked()
+
+    def recall(self, found: Mapping[str, CallState]) -> None:
+        """What was known of the calls in `wanted`; feeds what has waited for it."""
+        for call_id, state in found.items():
+            if call_id in self.wanted and call_id not in self.calls:
+                self._take_back(call_id, state)
+        asked, self.wanted = self.wanted, frozenset()
+        self._feed_parked(asked)
+
+    def _feed_parked(self, asked: frozenset[str] = frozenset()) -> None:
+        """Feeds batches in order, up to one that needs calls which nobody has asked for yet."""
+        while self._parked:
+            topic, records, token = self._parked[0]
+            fresh = self._fresh(topic, records)
+            read = [read_record(record) for record in fresh]
+            if self._recalling:
+                missing = self._not_told_just_now(self._forgotten(read) - asked)
+                if missing:
+                    self.wanted = missing
+                    return
+                asked = frozenset()
+            self._parked.popleft()
+            self._feed(topic, records, token, fresh, read)
+
+    def _forgotten(self, read: Sequence[Record]) -> frozenset[str]:
+        """Calls that are not in the state though they may have been told long ago.
+
+        A call that begins now, by a request of these hours, is none of them.
+        """
+        calls, opened, forgotten = self.calls, set(), set()
+        horizon_us = to_us(self._settings.resolution.late_horizon_seconds)
+        now_us = self.processor.watermark_us
+        oldest_us = None if now_us is None else now_us - horizon_us
+        for record in read:
+            if type(record) is CallEvent:
+                call_id = record.call_id
+                if call_id in opened or call_id in calls:
+                    continue
+                begins = record.type == REQUEST and not record.to_tag
+                if begins and (oldest_us is None or record.time_us >= oldest_us):
+                    opened.add(call_id)
+                else:
+                    forgotten.add(call_id)
+            elif (
+                isinstance(record, ReferenceAsked | ReferenceKnown)
+                and record.call_id not in opened
+                and record.call_id not in calls
+            ):
+                forgotten.add(record.call_id)
+        return frozenset(forgotten)
+
+    def _not_told_just_now(self, forgotten: frozenset[str]) -> frozenset[str]:
+        """Who of them the database must know; the others' records are still on their way to it.
+
+        In a backlog hours pass within one batch: a call may be told and forgotten in it.
+        """
+        missing = set()
+        for call_id in forgotten:
+            told = self._just_told(call_id)
+            if told is None:
+                missing.add(call_id)
+                continue
+            names = named_apart(told.provenance)
+            others = [other for name in names if (other := self._just_told(name))]
+            self._take_back(call_id, call_from_provenance(call_id, told, others))
+        return frozenset(missing)
+
+    def _just_told(self, name: str) -> Told | None:
+        write = self._stretch.calls.get(name) or self._cut_calls.get(name)
+        if write is None:
+            return None
+        return Told(write.provenance.to_json(), write.cdr and write.cdr.columns())
+
+    def _take_back(self, call_id: str, state: CallState) -> None:
+        self._stretch.recalled[call_id] = encode_call(state)
+        self.processor.recall(call_id, state)
+
+    def _feed(
+        self,
+        topic: str,
+        records: Sequence[KafkaRecord],
+        token: Any,
+        fresh: Sequence[KafkaRecord],
+        read: list[Record],
+    ) -> None:
         stretch = self._stretch
         stretch.batches.append((topic, records))
         stretch.tokens.append(token)
         stretch.records += len(records)
         self.records_total += len(records)
         try:
-            self._apply(topic, self._fresh(topic, records))
+            self._apply(topic, fresh, read)
         except Exception:
             log.exception("processor_failed", extra={"partition": self.partition, "topic": topic})
             self._feed_again_one_by_one()
@@ -176,14 +292,11 @@ class PartitionWorker:
             return records
         return [record for record in records if record.offset >= position]
 
-    def _apply(self, topic: str, records: Sequence[KafkaRecord]) -> None:
+    def _apply(self, topic: str, records: Sequence[KafkaRecord], read: list[Record]) -> None:
         if not records:
             return
-        read: list[Record] = []
-        for record in records:
-            parsed = read_record(record)
-            read.append(parsed)
-            if isinstance(parsed, Gap):
+        for parsed in read:
+            if type(parsed) is Gap:
                 self._stretch.gaps[parsed] = None
         effects = self.processor.feed(read)
         self.positions[topic] = records[-1].offset + 1
@@ -230,9 +343,16 @@ class PartitionWorker:
         before = self._stretch
         while True:
             self._stretch = _Stretch(
-                batches=before.batches, tokens=before.tokens, records=before.records
+                batches=before.batches,
+                tokens=before.tokens,
+                recalled=before.recalled,
+                records=before.records,
             )
             self._take_up()
+            for call_id, encoded in before.recalled.items():
+                state = decode_call(encoded)
+                assert state is not None
+                self.processor.recall(call_id, state)
             failed = self._first_failure()
             if failed is None:
                 return
@@ -248,7 +368,7 @@ class PartitionWorker:
                     self._set_aside(topic, record)
                     continue
                 try:
-                    self._apply(topic, [record])
+                    self._apply(topic, [record], [read_record(record)])
                 except Exception as error:  # noqa: BLE001  whatever it is, the record is named
                     return topic, record, f"{type(error).__name__}: {error!s:.200}"
         return None
@@ -267,6 +387,7 @@ class PartitionWorker:
         if not stretch.tokens:
             return None
         self._stretch = _Stretch()
+        self._cut_calls = stretch.calls  # until the next cut, which comes when these are written
         self._bad.clear()
         topic = self._settings.changelog_topic
         changelog = [

@@ -10,7 +10,8 @@ all; one poisonous call is left out and told, the rest is written; never a round
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,10 +21,14 @@ import orjson
 import psycopg
 from psycopg import sql
 
+from callstate.call import CallState
 from callstate.cdr import Cdr, Provenance
 from callstate.envelope import Gap
 from callstate.events import format_time
+from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.errors import SinkRefused, SinkUnavailable
+
+log = logging.getLogger(__name__)
 
 _STATEMENTS: Final = Path(__file__).with_name("statements")
 _BATCH_TABLES: Final = (_STATEMENTS / "batch_tables.sql").read_bytes()
@@ -54,6 +59,12 @@ ORDER BY topic, partition
 ON CONFLICT (topic, partition) DO UPDATE
 SET epoch = held.epoch + 1, holder = excluded.holder, updated_at = now()
 RETURNING topic, partition, epoch, next_offset
+"""
+
+_RECALL: Final = """
+SELECT why.call_id, to_jsonb(why), to_jsonb(cdrs)
+FROM cdr_provenance AS why LEFT JOIN cdrs USING (call_id)
+WHERE why.call_id = ANY(%s::text[])
 """
 
 _ADD_GAP: Final = """
@@ -157,6 +168,32 @@ class Sink:
                 "SELECT partition, epoch FROM sink_progress WHERE topic = %s", (topic,)
             )
             return {row[0]: row[1] for row in rows}
+
+    def recall(self, call_ids: Collection[str]) -> dict[str, CallState]:
+        """Calls as they were told last; who was never told, or is purged, is not in it.
+
+        One query for all, and a second one where Call-IDs were used again.
+        """
+        with _Told(self):
+            found = self._told_of(list(call_ids))
+            apart = [name for told in found.values() for name in named_apart(told.provenance)]
+            others = self._told_of(apart) if apart else {}
+        calls = {}
+        for call_id, told in found.items():
+            names = named_apart(told.provenance)
+            try:
+                calls[call_id] = call_from_provenance(
+                    call_id, told, [others[name] for name in names if name in others]
+                )
+            except ValueError as error:
+                log.error(  # noqa: TRY400  told whole
+                    "call_not_recalled", extra={"call_id": call_id, "error": str(error)}
+                )
+        return calls
+
+    def _told_of(self, names: list[str]) -> dict[str, Told]:
+        rows = self._connect().execute(_RECALL, (names,))
+        return {row[0]: Told(row[1], row[2]) for row in rows}
 
     def write(
         self,
@@ -348,6 +385,7 @@ def _provenance_row(call: CallWrite) -> tuple[object, ...]:
         why.late_events,
         why.events_dropped,
         _moment(why.watermark_us),
+        _json(dict(why.basis)) if why.basis else "{}",
     )
 
 

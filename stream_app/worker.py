@@ -140,8 +140,9 @@ class Worker:
             let_go=self.room.let_go,
         )
         self.assignment = Assignment(
-            settings, lambda: self.app.store, workers, self.commits, self.room
+            settings, lambda: self.app.store, workers, self.commits, self.room, crash=self._crash
         )
+        self._crashed: list[asyncio.Task[None]] = []
         self.app.assignment = self.assignment
         self._status = StatusProducer(settings)
         self._watch = LoopWatch(settings.stall_seconds)
@@ -149,6 +150,9 @@ class Worker:
 
     def _on_fenced(self, number: int, epoch: int) -> None:
         self.assignment.on_fenced(number, epoch)  # made after `commits`, which calls it
+
+    def _crash(self, error: BaseException) -> None:
+        self._crashed.append(asyncio.create_task(self.app.crash(error)))
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop` is set or something breaks."""

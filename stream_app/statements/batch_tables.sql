@@ -9,5 +9,5 @@ CREATE TEMPORARY TABLE IF NOT EXISTS batch_provenance (
     call_id text, revision int8, hidden_reason text, rule text, missing text[], suspect bool,
     servers text[], offsets jsonb, legs jsonb, inversions jsonb, changed jsonb,
     notes jsonb, events jsonb,
-    late_events int4, events_dropped int4, watermark timestamptz
+    late_events int4, events_dropped int4, watermark timestamptz, basis jsonb
 ) ON COMMIT DELETE ROWS

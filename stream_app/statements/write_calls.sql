@@ -3,11 +3,11 @@
 WITH accepted AS (
     INSERT INTO cdr_provenance AS held (
         call_id, revision, hidden_reason, rule, missing, suspect, servers, offsets, legs,
-        inversions, changed, notes, events, late_events, events_dropped, watermark
+        inversions, changed, notes, events, late_events, events_dropped, watermark, basis
     )
     SELECT
         call_id, revision, hidden_reason, rule, missing, suspect, servers, offsets, legs,
-        inversions, changed, notes, events, late_events, events_dropped, watermark
+        inversions, changed, notes, events, late_events, events_dropped, watermark, basis
     FROM pg_temp.batch_provenance
     ON CONFLICT (call_id) DO UPDATE SET
         revision = excluded.revision,
@@ -25,6 +25,7 @@ WITH accepted AS (
         late_events = excluded.late_events,
         events_dropped = excluded.events_dropped,
         watermark = excluded.watermark,
+        basis = excluded.basis,
         resolved_at = now()
     WHERE excluded.revision > held.revision
        OR (excluded.revision = held.revision

@@ -187,7 +187,7 @@ def test_questions_and_answers_between_partitions() -> None:
 
 
 def test_a_call_that_is_only_named_is_not_kept_for_ever() -> None:
-    door = processor("s", late_horizon_seconds=600)
+    door = processor("s", late_horizon_seconds=1, reference_horizon_seconds=600)
     door.feed([beat("s", 10), ReferenceAsked("nobody", "leg"), ReferenceKnown("gone", "x")])
     door.feed([beat("s", 500)])
     assert set(dict(door._calls.items())) == {"nobody", "gone"}

@@ -1,0 +1,93 @@
+"""What comes when its call has left the worker's state: days late, and still right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from callstate.config import ResolutionConfig
+from ops.stack import Stack
+from tests.streaming import Bed, call_rows, database, shared_stack, stream_stack, until
+
+__all__ = ["stream_stack"]
+
+pytestmark = pytest.mark.timeout(180)
+RULES = ResolutionConfig(servers=("a",), late_horizon_seconds=1.0)
+
+
+@pytest.fixture
+def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
+    with database(stream_stack.sink) as dsn:
+        bed = Bed(dsn, tmp_path, resolution=RULES)
+        try:
+            yield bed
+        finally:
+            bed.end()
+
+
+def forget(bed: Bed, at: float) -> None:
+    """Time goes on until nothing is held."""
+    for step in range(3):
+        bed.beat(at + 100 * step)
+    bed.flush()
+    until(lambda: sum(s["open_calls"] for s in bed.statuses().values()) == 0, "all is forgotten")
+
+
+def test_a_late_bye_of_a_forgotten_call_makes_the_right_revision(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    rows = call_rows("late@host", 0, seconds=40_000)
+    bed.put_rows(rows[:2])
+    bed.beat(30_000)
+    bed.flush()
+    until(lambda: bed.query("SELECT 1 FROM cdrs WHERE termination = 'U'"), "told as unknown")
+    forget(bed, 30_100)
+    shared_stack().sink.stop("fast")  # what must be looked up waits for the database
+    try:
+        bed.put_rows(rows[2:])
+        bed.put_rows(call_rows("other@host", 40_010))
+        bed.beat(40_100)
+        bed.flush()
+        until(lambda: worker.logged("commit_failed"), "it says that the sink is away")
+    finally:
+        shared_stack().sink.start()
+    bed.beat(40_200)
+    bed.flush()
+    until(lambda: bed.query("SELECT 1 FROM cdrs WHERE call_id = 'late@host' AND termination = 'C'"),
+          "told as completed")  # fmt: skip
+    assert bed.query(
+        "SELECT revision, jsonb_array_length(events), late_events, changed->'termination'"
+        " FROM cdr_provenance WHERE call_id = 'late@host'"
+    ) == [(3, 3, 1, ["U", "C"])]
+    until(lambda: bed.cdr_ids() == ["late@host", "other@host"], "the call behind it too")
+    assert worker.stop() == 0
+
+
+def test_a_chain_whose_named_call_comes_days_later_is_hidden_still(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    legs = [f"leg-{n}@host" for n in range(6)]
+    for n, leg in enumerate(legs):
+        rows = call_rows(leg, 0, seconds=5)
+        rows[0]["reference"] = f"named-{n}@host;rel=chain"
+        bed.put_rows(rows)
+    bed.beat(100)
+    bed.flush()
+    until(lambda: bed.cdr_ids() == legs, "the legs are told")
+    bed.beat(200)
+    bed.flush()
+    for n in range(6):
+        bed.put_rows(call_rows(f"named-{n}@host", 100_000, seconds=5))
+    step = iter(range(100_100, 1_000_000, 100))
+
+    def hidden() -> bool:
+        bed.beat(next(step))
+        bed.flush()
+        return bed.cdr_ids() == [f"named-{n}@host" for n in range(6)]
+
+    until(hidden, "the legs are hidden")
+    assert bed.query("SELECT DISTINCT revision, hidden_reason FROM cdr_provenance"
+                     " WHERE hidden_reason IS NOT NULL") == [(4, "leg of a chain")]  # fmt: skip
+    assert worker.stop() == 0
