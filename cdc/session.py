@@ -34,7 +34,14 @@ from cdc.publication import check_publication
 from cdc.publisher import Publisher
 from cdc.queries import fetch_one
 from cdc.settings import ReaderSettings
-from cdc.slot import SlotState, check_not_future, check_server, identify, slot_state
+from cdc.slot import (
+    SlotState,
+    check_not_future,
+    check_server,
+    identify,
+    let_others_begin,
+    slot_state,
+)
 from cdc.slot_room import SlotRoom
 from cdc.starting import Opened, Starting, routes
 from cdc.status import State
@@ -117,6 +124,7 @@ class Session:
             lsn,
             settings.drain_messages_max,
         )
+        await let_others_begin(opened.sql, settings.slot_name)
         logger.info("streaming", extra={"server": settings.server, "lsn": lsn_text(lsn)})
         return opened, keeper, stream
 

@@ -19,6 +19,7 @@ from cdc.errors import (
     NotLogical,
     ServerChanged,
     ServerInRecovery,
+    SlotBusy,
     SlotForeign,
     SlotLost,
     TableMissing,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 VERSION_MIN = 140_000
 OPTIONS_VERSION_MIN = 150_000
 FAILOVER_VERSION_MIN = 170_000
+_LOCK = "hashtextextended('cdrstream reader ' || %s, 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,24 @@ def check_not_future(lsn: int, identity: Identity) -> None:
             f"the position {lsn_text(lsn)} is ahead of the server's log, which ends at"
             f" {lsn_text(identity.flushed)}: it was restored, or lost log in a crash"
         )
+
+
+async def begin_alone(conn: Connection, slot: str) -> None:
+    """Keeps other readers of this slot from starting until `let_others_begin`, or our end.
+
+    A slot is active only while it streams: without this a second reader would backfill beside us.
+
+    Raises:
+        SlotBusy: Another one is starting.
+    """
+    (ours,) = await fetch_one(conn, f"select pg_try_advisory_lock({_LOCK})", (slot,))
+    if not ours:
+        raise SlotBusy(f"another reader is starting with slot {slot}")
+
+
+async def let_others_begin(conn: Connection, slot: str) -> None:
+    """From here on the active slot itself keeps others out."""
+    await fetch_one(conn, f"select pg_advisory_unlock({_LOCK})", (slot,))
 
 
 async def slot_state(conn: Connection, slot: str) -> SlotState | None:

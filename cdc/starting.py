@@ -44,6 +44,7 @@ from cdc.slot import (
     Identity,
     ServerFacts,
     SlotState,
+    begin_alone,
     branched_at,
     check_not_future,
     check_position,
@@ -102,6 +103,7 @@ class Starting:
             CdcError: By its retry rule.
         """
         settings = self._settings
+        await begin_alone(self._opened.sql, settings.slot_name)
         slot = await slot_state(self._opened.sql, self._settings.slot_name)
         if slot is not None and slot.active_pid is not None:
             raise SlotBusy(f"slot {settings.slot_name} is active for PID {slot.active_pid}")

@@ -79,6 +79,8 @@ class Bed:
     server_name: str = "a"
     encoding: str = "UTF8"
     name: str = field(default_factory=lambda: f"bed{next(_numbers)}")
+    _read: dict[str, list[Record]] = field(default_factory=dict)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.stack[self.server_name].create_database(self.name, self.encoding)
@@ -148,10 +150,18 @@ class Bed:
         return int(row[0]) if row else 0
 
     def records(self, topic: str | None = None) -> list[Record]:
-        """Everything in a topic now (the event topic by default), partition after partition."""
-        return read_topic(
-            self.stack.broker.bootstrap_servers, topic or self.settings().topics.events
-        )
+        """Everything in a topic now (the event topic by default); each partition in its order.
+
+        What was read before is not read again.
+        """
+        name = topic or self.settings().topics.events
+        with self._reading:
+            read = self._read.setdefault(name, [])
+            begin: dict[int, int] = {}
+            for record in read:
+                begin[record.partition] = record.offset + 1
+            read.extend(read_topic(self.stack.broker.bootstrap_servers, name, begin))
+            return list(read)
 
     def end_offset(self) -> int:
         """How many records the event topic has had."""
@@ -254,8 +264,11 @@ class Load:
                 return
 
 
-def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
-    """Everything in a topic now."""
+def read_topic(
+    bootstrap_servers: str, topic: str, begin: dict[int, int] | None = None
+) -> list[Record]:
+    """Everything in a topic now, from these offsets on."""
+    begin = begin or {}
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -271,9 +284,11 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
             number: _end_of(consumer, TopicPartition(topic, number))
             for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
         }
-        partitions = {number for number, end in ends.items() if end}
+        partitions = {number for number, end in ends.items() if end > begin.get(number, 0)}
         if partitions:
-            consumer.assign([TopicPartition(topic, n, OFFSET_BEGINNING) for n in partitions])
+            consumer.assign(
+                [TopicPartition(topic, n, begin.get(n, OFFSET_BEGINNING)) for n in partitions]
+            )
         found: list[Record] = []
         while partitions:
             message = consumer.poll(10)

@@ -356,6 +356,20 @@ async def test_a_standby_waits_and_takes_over(bed: Bed) -> None:
     assert set(arrived) == bed.ids()
 
 
+async def test_a_second_reader_does_not_backfill_beside_the_first(bed: Bed) -> None:
+    bed.insert(30_000)
+    async with bed.reading(bed.settings(backfill_rows=50)) as first:
+        await until(lambda: first.state == "backfill")
+        async with bed.reading() as second:
+            await until(lambda: second.state == "standby")
+            assert first.state == "backfill"
+            await streaming(first, 60)
+            assert second.state == "standby"
+            bed.insert(10)
+            assert set((await all_arrived(bed)).values()) == {1}
+        assert second.metrics.backfill_rows_total == 0
+
+
 async def test_a_role_with_the_least_rights_is_enough(bed: Bed) -> None:
     dsn = bed.stack["a"].dsn_for(bed.name, user=f"{bed.name}_reader")
     settings = bed.settings(dsn=dsn)
