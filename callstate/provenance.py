@@ -30,6 +30,7 @@ def explain(
     resolved = order(timed)
     late = state.late
     revision = state.next_revision()
+    before = state.told if state.told is not None and state.told.call_id == call_id else None
     rule = verdict.rule if not hidden else f"{verdict.rule}; hidden: {hidden}"
     return Provenance(
         call_id=call_id,
@@ -45,7 +46,7 @@ def explain(
         late_events=len(late),
         events_dropped=state.events_dropped,
         suspect=state.gaps > 0,
-        changed=_changed(state.told, None if hidden else verdict.cdr) if state.closed else {},
+        changed=_changed(before, None if hidden else verdict.cdr) if state.closed else {},
         notes=verdict.notes + _skew_notes(resolved) + _dropped_notes(state),
         basis=_basis(state),
     )
