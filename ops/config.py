@@ -15,7 +15,17 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from callstate.config import ResolutionConfig
-from ops.config_sections import Clock, Kafka, Log, Reader, Resolution, Server, Sink, Worker
+from ops.config_sections import (
+    Clock,
+    Kafka,
+    Log,
+    Reader,
+    Resolution,
+    Retention,
+    Server,
+    Sink,
+    Worker,
+)
 from ops.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ class Config(BaseSettings):
     resolution: Resolution = Resolution()
     reader: Reader = Reader()
     worker: Worker = Worker()
+    retention: Retention = Retention()
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -147,10 +158,12 @@ def worker_settings(config: Config) -> WorkerSettings:
             events_topic=kafka.events_topic,
             references_topic=kafka.topic("call-references"),
             status_topic=kafka.topic("status"),
+            cdrs_topic=kafka.topic("cdrs") if section.cdr_stream else "",
             partitions=kafka.partitions,
             replication_factor=kafka.replication_factor,
             worker_id=section.id or default_worker_id(),
-            **section.model_dump(exclude={"id"}),
+            retention_days=config.retention.cdr_days if config.retention.enabled else 0.0,
+            **section.model_dump(exclude={"id", "cdr_stream"}),
         )
     except SettingsError as error:
         raise ConfigError(f"worker: {error}", error.advice) from error

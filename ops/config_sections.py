@@ -345,6 +345,7 @@ class Worker(Section):
 
     group_id: Text = Field(default="cdrstream", description="Kafka consumer group of the workers")
     id: Text | None = Field(default=None, description="name of this worker; default: HOST-PID")
+    cdr_stream: bool = Field(default=True, description="revisions of CDRs go to a topic too")
     batch_records_max: Whole = Field(default=2_000, ge=1, le=100_000, description="of one fetch")
     in_flight_records_max: Whole = Field(
         default=20_000, ge=1, le=1_000_000, description="fetched and not committed; then it pauses"
@@ -387,4 +388,19 @@ class Worker(Section):
     )
     stall_seconds: Seconds = Field(
         default=120.0, ge=5, le=3_600, description="no progress in spite of lag ends the worker"
+    )
+
+
+class Retention(Section):
+    """How long things are kept; ages in days."""
+
+    enabled: bool = Field(default=True, description="`false`: nothing is ever purged")
+    cdr_days: Seconds = Field(
+        default=35.0, gt=0, le=36_500, description="CDRs and the reasons behind them"
+    )
+    event_days: Seconds = Field(
+        default=7.0,
+        gt=0,
+        le=36_500,
+        description="events on the servers: `cdrstream purge --servers`",
     )

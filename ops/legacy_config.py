@@ -52,9 +52,8 @@ _NO_MEANING: Final[Mapping[str, int | None]] = {
     "DAILY_RUN": None,
 }
 _NO_MEANING_BARE: Final = ("CSV_LIMIT", "REPORT_LIMIT", "JSON_LIMIT", "RUN_DAILY", "TIME_TO_RUN")
+_AGES: Final = {"PURGE_AGE_CDR": "cdr_days", "PURGE_AGE_CSE": "event_days"}
 _NOT_YET: Final[Mapping[str, int | None]] = {
-    "PURGE_AGE_CDR": 1,
-    "PURGE_AGE_CSE": 1,
     "AGENT_ADDR": None,
     "AGENT_PORT": 1,
 }
@@ -134,7 +133,9 @@ def _take(result: LegacyValues, line: _Line) -> str:
     elif short == "PURGE":
         if line.value.upper() not in ("ENABLE", "DISABLE"):
             raise line.fail("must be ENABLE or DISABLE")
-        return "has no effect yet: nothing is purged"
+        _put(result, ("retention", "enabled"), line.value.upper() == "ENABLE", line)
+    elif short in _AGES:
+        _put(result, ("retention", _AGES[short]), _whole(line, 1), line)
     elif short in _NOT_YET:
         _check(line, _NOT_YET[short])
         return "has no effect yet"
@@ -221,6 +222,7 @@ _KNOWN: Final = (
     "DB_PASSWORD",
     "LOG_LEVEL",
     "PURGE",
+    *_AGES,
     *_TIMERS,
     *_NOT_YET,
     *_NO_MEANING,

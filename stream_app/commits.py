@@ -23,6 +23,7 @@ from typing import Any
 
 from callstate.effects import DeadLetter
 from stream_app.background import BackgroundThread
+from stream_app.cdr_stream import cdr_record
 from stream_app.changelog import Outbox, OutRecord
 from stream_app.dead_letters import dead_letter
 from stream_app.errors import Retry, StreamAppError
@@ -200,6 +201,14 @@ class Commits:
             self._written_at = time.monotonic()
         side = [record for part in parts for record in part.side_records]
         side += [self._poison_letter(poison) for poison in written.poison]
+        if self.settings.cdrs_topic:
+            refused = {poison.call.call_id for poison in written.poison}
+            side += [
+                cdr_record(self.settings.cdrs_topic, call)
+                for part in parts
+                for call in part.calls
+                if call.call_id not in refused
+            ]
         if side:
             # Before the changelog: a state that remembers a question must not outlive it unsent.
             self.outbox.send(side)

@@ -123,7 +123,7 @@ def grant_sink(target: str | Connection, role: str) -> None:
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance TO {role}",
         "GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role}",
-        "GRANT SELECT, INSERT ON cdr_gaps TO {role}",
+        "GRANT SELECT, INSERT, DELETE ON cdr_gaps TO {role}",
         "GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role}",
         "GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role}",
     )

@@ -39,6 +39,7 @@ class WorkerSettings:
         events_topic: Topic of events, heartbeats and gaps; names the dead letters' topic too.
         references_topic: Questions and answers between calls; as many partitions as the events'.
         status_topic: Compacted; one record a worker.
+        cdrs_topic: Revisions of CDRs as a stream; empty: none.
         partitions: Of the event topic; a topic that has another number is refused.
         replication_factor: Of topics that the worker creates; -1 is the broker's default.
         group_id: Consumer group, and first part of the changelog's name.
@@ -58,6 +59,8 @@ class WorkerSettings:
         retry_seconds_max: Ceiling of the back-off while the sink or the broker is away.
         status_interval_seconds: How often the status record is written.
         stall_seconds: Partitions that have lag and do not move for this long end the worker.
+        retention_days: CDRs older than this are purged; 0: never.
+        retention_interval_seconds: How often a worker looks for them.
     """
 
     bootstrap_servers: str
@@ -68,6 +71,7 @@ class WorkerSettings:
     events_topic: str = "sipx.call-state-events"
     references_topic: str = "sipx.call-references"
     status_topic: str = "sipx.status"
+    cdrs_topic: str = "sipx.cdrs"
     partitions: int = 8
     replication_factor: int = -1
     group_id: str = DEFAULT_GROUP_ID
@@ -87,6 +91,8 @@ class WorkerSettings:
     retry_seconds_max: float = 5.0
     status_interval_seconds: float = 2.0
     stall_seconds: float = 120.0
+    retention_days: float = 35.0
+    retention_interval_seconds: float = 3_600.0
 
     def __post_init__(self) -> None:
         for name, least, most in _LIMITS:
@@ -133,6 +139,8 @@ _LIMITS: Final[tuple[tuple[str, float, float], ...]] = (
     ("retry_seconds_max", 0.1, 600.0),
     ("status_interval_seconds", 0.1, 60.0),
     ("stall_seconds", 5.0, 3_600.0),
+    ("retention_days", 0.0, 36_500.0),
+    ("retention_interval_seconds", 0.1, 86_400.0),
 )
 
 

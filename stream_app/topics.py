@@ -49,6 +49,7 @@ def topic_specs(settings: WorkerSettings) -> list[TopicSpec]:
             co_partitioned=True,
         ),
         TopicSpec(settings.dead_letter_topic, 1, keep),
+        *([TopicSpec(settings.cdrs_topic, partitions, keep)] if settings.cdrs_topic else []),
         TopicSpec(
             settings.status_topic,
             1,

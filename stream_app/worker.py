@@ -14,17 +14,20 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka.errors import KafkaError
 
 from stream_app.app import CdrApp, make_app
 from stream_app.assignment import Assignment
+from stream_app.background import BackgroundThread
 from stream_app.batches import Room
 from stream_app.changelog import Outbox
 from stream_app.commits import Commits
 from stream_app.errors import Retry, SettingsError, Stalled, StreamAppError
 from stream_app.partition import PartitionWorker
+from stream_app.retention import purge
 from stream_app.settings import WorkerSettings
 from stream_app.sink import Sink
 from stream_app.status import StatusProducer, worker_status
@@ -144,6 +147,8 @@ class Worker:
         )
         self._crashed: list[asyncio.Task[None]] = []
         self.app.assignment = self.assignment
+        self._purger = BackgroundThread("retention")
+        self._stopped = threading.Event()
         self._status = StatusProducer(settings)
         self._watch = LoopWatch(settings.stall_seconds)
         self._movement = Movement(settings.stall_seconds)
@@ -166,6 +171,7 @@ class Worker:
             asyncio.create_task(stop.wait(), name="stop"): "stop",
             asyncio.create_task(self.commits.run(), name="commits"): "commits",
             asyncio.create_task(self._look_after(), name="look"): "look",
+            asyncio.create_task(self._purge(), name="retention"): "retention",
             asyncio.create_task(self._run_app(), name="faust"): "faust",
         }
         code = EXIT_FAILED
@@ -197,6 +203,29 @@ class Worker:
                 next_status = now + self.settings.status_interval_seconds
             await self._judge(now)
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
+
+    async def _purge(self) -> None:
+        """Purges now and then; the first worker that looks does it for all."""
+        settings = self.settings
+        while True:
+            await asyncio.sleep(settings.retention_interval_seconds)
+            if not settings.retention_days or not self.assignment.ready:
+                continue
+            job = partial(
+                purge,
+                settings.sink_dsn,
+                settings.retention_days,
+                schema=settings.sink_schema,
+                is_stopped=self._stopped.is_set,
+            )
+            try:
+                done = await self._purger.run(job)
+            except StreamAppError as error:
+                log.warning("purge_failed", extra={"error": str(error), "advice": error.advice})
+                continue
+            if done.calls or done.hidden or done.gaps:
+                extra = {"calls": done.calls, "hidden": done.hidden, "gaps": done.gaps}
+                log.info("purged", extra=extra)
 
     def status(self) -> dict[str, Any]:
         """See `status.worker_status`."""
@@ -256,6 +285,8 @@ class Worker:
         finally:
             self.commits.close()
             self.assignment.close()
+            self._stopped.set()
+            self._purger.stop()
             self._watch.stop()
             self._status.send(None)
             self._status.close()

@@ -111,6 +111,7 @@ class Bed:
             events_topic=f"{tag}.call-state-events",
             references_topic=f"{tag}.call-references",
             status_topic=f"{tag}.status",
+            cdrs_topic=f"{tag}.cdrs",
             group_id=tag,
             **{
                 "partitions": 4,

@@ -76,6 +76,7 @@ class Bench:
             events_topic=f"{name}.call-state-events",
             references_topic=f"{name}.call-references",
             status_topic=f"{name}.status",
+            cdrs_topic=f"{name}.cdrs",
             group_id=name,
             session_timeout_seconds=6.0,
             resolution=ResolutionConfig(servers=SERVERS),

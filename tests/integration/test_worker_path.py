@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from ops.stack import Stack
@@ -60,6 +62,12 @@ def test_calls_become_rows_and_progress_is_told(bed: Bed) -> None:
         names[7],
     )
     assert (revision, events) == (3, 3)
+    stream = [
+        (m.key().decode(), orjson.loads(m.value()))
+        for m in bed.read_topic(bed.settings.cdrs_topic, 4)
+    ]
+    assert sorted(key for key, _ in stream) == names
+    assert {(told["revision"], told["cdr"]["termination"]) for _, told in stream} == {(3, "C")}
     until(lambda: bed.committed() == bed.ends(), "group offsets at the end")
     status = until(lambda: bed.statuses().get("w1"), "a status")
     assert sorted(status["partitions"]) == ["0", "1", "2", "3"]
@@ -260,6 +268,14 @@ def test_leg_of_a_chain_is_hidden_though_the_named_call_is_elsewhere(bed: Bed) -
     assert bed.query("SELECT count(*) FROM cdr_provenance WHERE hidden_reason IS NOT NULL") == [
         (12,)
     ]
+    newest: dict[str, dict[str, Any]] = {}
+    for message in bed.read_topic(bed.settings.cdrs_topic, 4):
+        told = orjson.loads(message.value())
+        if told["revision"] >= newest.get(told["call_id"], told)["revision"]:
+            newest[told["call_id"]] = told
+    for leg in legs:
+        assert (newest[leg]["cdr"], newest[leg]["hidden"]) == (None, "leg of a chain")
+        assert newest[leg]["changed"]["termination"] == ["C", None]
     assert second.stop() == 0
 
 
