@@ -257,6 +257,36 @@ def explain(
 
 @app.command()
 @command
+def purge(
+    invocation: Invocation,
+    servers: Annotated[
+        bool,
+        typer.Option("--servers", help="The servers' events that their readers have confirmed."),
+    ] = False,
+) -> None:
+    """Delete what is older than its retention: CDRs in the sink, or events on the servers."""
+    from ops.purge import run  # noqa: PLC0415
+
+    run(invocation.config, servers=servers)
+
+
+@app.command()
+@command
+def active(
+    invocation: Invocation,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="USER", help="Only this user's calls.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the calls in progress."""
+    from ops.active import run  # noqa: PLC0415
+
+    run(invocation.config, name, as_json=as_json)
+
+
+@app.command()
+@command
 def doctor(
     invocation: Invocation,
     server: ServerOption = None,

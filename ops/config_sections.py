@@ -386,6 +386,12 @@ class Worker(Section):
     status_interval_seconds: Seconds = Field(
         default=2.0, ge=0.1, le=60, description="own status to Kafka"
     )
+    active_interval_seconds: Seconds = Field(
+        default=3.0, ge=0.1, le=60, description="how often the sink is told who is talking now"
+    )
+    active_listen: str = Field(
+        default="", description="HOST:PORT of `GET /activecdrs`; empty: not served"
+    )
     stall_seconds: Seconds = Field(
         default=120.0, ge=5, le=3_600, description="no progress in spite of lag ends the worker"
     )

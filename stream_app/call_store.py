@@ -16,6 +16,7 @@ import orjson
 from cramjam import DecompressionError, lz4
 
 from callstate.call import CallState
+from stream_app.active_calls import ActiveCalls
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class PartitionCalls:
         self._decoded: OrderedDict[str, CallState] = OrderedDict()
         self._decoded_max = decoded_max
         self._changed: dict[str, CallState | None] = {}
+        self.active = ActiveCalls()
+        self._all_noted = not encoded
 
     def __len__(self) -> int:
         """Calls as of the last commit."""
@@ -105,7 +108,10 @@ class PartitionCalls:
             if call_id not in self._changed:
                 state = self._decoded.get(call_id) or self._decode(call_id, encoded)
                 if state is not None:
+                    if not self._all_noted:
+                        self.active.note(call_id, state)
                     yield call_id, state
+        self._all_noted = True
 
     def _decode(self, call_id: str, encoded: bytes) -> CallState | None:
         state = decode_call(encoded)
@@ -123,6 +129,7 @@ class PartitionCalls:
         """
         changes: list[Change] = []
         for call_id, state in self._changed.items():
+            self.active.note(call_id, state)
             if state is not None:
                 encoded = self._encoded[call_id] = encode_call(state)
                 changes.append((call_id, encoded))

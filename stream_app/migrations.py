@@ -27,7 +27,13 @@ _FOLDER: Final = Path(__file__).with_name("schema")
 _LOCK_KEY: Final = 0x63647273  # "cdrs": one migration at a time in a database
 
 OLD_TABLES: Final = ("call_state_events", "observer_state_events", "cdrs", "view_cdrs")
-OUR_TABLES: Final = ("cdr_provenance", "sink_progress", "cdr_gaps", "cdrstream_migrations")
+OUR_TABLES: Final = (
+    "cdr_provenance",
+    "sink_progress",
+    "cdr_gaps",
+    "active_calls",
+    "cdrstream_migrations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ def grant_sink(target: str | Connection, role: str) -> None:
     """Gives a role what the worker needs, and no more: it cannot read or change the events."""
     statements = (
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance, active_calls TO {role}",
         "GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role}",
         "GRANT SELECT, INSERT, DELETE ON cdr_gaps TO {role}",
         "GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role}",

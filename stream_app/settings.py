@@ -59,6 +59,8 @@ class WorkerSettings:
         retry_seconds_max: Ceiling of the back-off while the sink or the broker is away.
         status_interval_seconds: How often the status record is written.
         stall_seconds: Partitions that have lag and do not move for this long end the worker.
+        active_interval_seconds: How often the sink is told who is talking now.
+        active_listen: `HOST:PORT` where `GET /activecdrs` is answered; empty: nowhere.
         retention_days: CDRs older than this are purged; 0: never.
         retention_interval_seconds: How often a worker looks for them.
     """
@@ -91,6 +93,8 @@ class WorkerSettings:
     retry_seconds_max: float = 5.0
     status_interval_seconds: float = 2.0
     stall_seconds: float = 120.0
+    active_interval_seconds: float = 3.0
+    active_listen: str = ""
     retention_days: float = 35.0
     retention_interval_seconds: float = 3_600.0
 
@@ -102,6 +106,10 @@ class WorkerSettings:
         for name in ("bootstrap_servers", "sink_dsn", "group_id", "worker_id", "sink_schema"):
             if not getattr(self, name):
                 raise SettingsError(f"{name} is empty")
+
+        host, colon, port = self.active_listen.rpartition(":")
+        if self.active_listen and not (host and colon and port.isdecimal()):
+            raise SettingsError(f"active_listen = {self.active_listen!r}: must be HOST:PORT")
 
     @property
     def dead_letter_topic(self) -> str:
@@ -139,6 +147,7 @@ _LIMITS: Final[tuple[tuple[str, float, float], ...]] = (
     ("retry_seconds_max", 0.1, 600.0),
     ("status_interval_seconds", 0.1, 60.0),
     ("stall_seconds", 5.0, 3_600.0),
+    ("active_interval_seconds", 0.1, 60.0),
     ("retention_days", 0.0, 36_500.0),
     ("retention_interval_seconds", 0.1, 86_400.0),
 )

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import psycopg
@@ -26,6 +26,7 @@ from callstate.cdr import Cdr, Provenance
 from callstate.envelope import Gap
 from callstate.events import format_time
 from callstate.recall import Told, call_from_provenance, named_apart
+from stream_app.active_calls import Change, write_active
 from stream_app.errors import SinkRefused, SinkUnavailable
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,12 @@ _RECALL: Final = """
 SELECT why.call_id, to_jsonb(why), to_jsonb(cdrs)
 FROM cdr_provenance AS why LEFT JOIN cdrs USING (call_id)
 WHERE why.call_id = ANY(%s::text[])
+"""
+
+_ACTIVE: Final = """
+SELECT call_id, caller_aor, callee_aor, recipient,
+    start_time AT TIME ZONE 'UTC', connect_time AT TIME ZONE 'UTC'
+FROM active_calls ORDER BY connect_time, call_id
 """
 
 _ADD_GAP: Final = """
@@ -125,6 +132,17 @@ class Written:
     stale: int = 0
     poison: tuple[Poison, ...] = ()
     fenced: frozenset[int] = frozenset()
+
+
+class ActiveRow(NamedTuple):
+    """A call in progress as the database has it; times are aware."""
+
+    call_id: str
+    caller_aor: str
+    callee_aor: str
+    recipient: str
+    start_time: datetime
+    connect_time: datetime
 
 
 class Sink:
@@ -194,6 +212,16 @@ class Sink:
     def _told_of(self, names: list[str]) -> dict[str, Told]:
         rows = self._connect().execute(_RECALL, (names,))
         return {row[0]: Told(row[1], row[2]) for row in rows}
+
+    def write_active(self, topic: str, changes: Mapping[tuple[int, int], Change]) -> None:
+        """Who is talking now has changed: partition and epoch to what is new."""
+        with _Told(self):
+            write_active(self._connect(), topic, changes)
+
+    def active_calls(self) -> list[ActiveRow]:
+        """Who is talking now, in all partitions; the longest call first."""
+        with _Told(self):
+            return [ActiveRow(*row) for row in self._connect().execute(_ACTIVE)]
 
     def write(
         self,

@@ -19,6 +19,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
+from stream_app.active_http import serve
 from stream_app.app import CdrApp, make_app
 from stream_app.assignment import Assignment
 from stream_app.background import BackgroundThread
@@ -29,7 +30,7 @@ from stream_app.errors import Retry, SettingsError, Stalled, StreamAppError
 from stream_app.partition import PartitionWorker
 from stream_app.retention import purge
 from stream_app.settings import WorkerSettings
-from stream_app.sink import Sink
+from stream_app.sink import ActiveRow, Sink
 from stream_app.status import StatusProducer, worker_status
 from stream_app.topics import ensure_topics
 from stream_app.watchdog import EXIT_STALLED, LoopWatch, Movement
@@ -147,6 +148,12 @@ class Worker:
         )
         self._crashed: list[asyncio.Task[None]] = []
         self.app.assignment = self.assignment
+        self._reporter = Sink(
+            settings.sink_dsn,
+            schema=settings.sink_schema,
+            name=f"cdrstream {settings.worker_id} report",
+        )
+        self._report_thread = BackgroundThread("report")
         self._purger = BackgroundThread("retention")
         self._stopped = threading.Event()
         self._status = StatusProducer(settings)
@@ -172,6 +179,7 @@ class Worker:
             asyncio.create_task(self.commits.run(), name="commits"): "commits",
             asyncio.create_task(self._look_after(), name="look"): "look",
             asyncio.create_task(self._purge(), name="retention"): "retention",
+            asyncio.create_task(self._tell_active(), name="active"): "active",
             asyncio.create_task(self._run_app(), name="faust"): "faust",
         }
         code = EXIT_FAILED
@@ -203,6 +211,38 @@ class Worker:
                 next_status = now + self.settings.status_interval_seconds
             await self._judge(now)
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
+
+    async def _tell_active(self) -> None:
+        """Tells the sink who is talking now, and whoever asks by HTTP."""
+        settings = self.settings
+        runner = None
+        if settings.active_listen:
+            runner = await serve(settings.active_listen, self._active_calls)
+        try:
+            while True:
+                await asyncio.sleep(settings.active_interval_seconds)
+                workers = list(self.assignment.workers.values())
+                told = [(worker, worker.calls.active) for worker in workers]
+                changes = {
+                    (worker.partition, worker.epoch): change
+                    for worker, active in told
+                    if (change := active.take_change())
+                }
+                if not changes:
+                    continue
+                job = partial(self._reporter.write_active, settings.events_topic, changes)
+                try:
+                    await self._report_thread.run(job)
+                except StreamAppError as error:
+                    log.debug("active_calls_not_told", extra={"error": str(error)})
+                    for _, active in told:
+                        active.tell_all_again()
+        finally:
+            if runner is not None:
+                await runner.cleanup()
+
+    async def _active_calls(self) -> list[ActiveRow]:
+        return await self._report_thread.run(self._reporter.active_calls)
 
     async def _purge(self) -> None:
         """Purges now and then; the first worker that looks does it for all."""
@@ -287,6 +327,7 @@ class Worker:
             self.assignment.close()
             self._stopped.set()
             self._purger.stop()
+            self._report_thread.stop()
             self._watch.stop()
             self._status.send(None)
             self._status.close()

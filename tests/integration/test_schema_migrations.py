@@ -261,9 +261,11 @@ def test_sink_role_has_the_least_rights(empty: Connection) -> None:
         wanted = {
             *(("cdrs", right) for right in (*write, "DELETE")),
             *(("cdr_provenance", right) for right in (*write, "DELETE")),
+            *(("active_calls", right) for right in (*write, "DELETE")),
             *(("sink_progress", right) for right in write),
             ("cdr_gaps", "SELECT"),
             ("cdr_gaps", "INSERT"),
+            ("cdr_gaps", "DELETE"),
             *((table, "SELECT") for table in ("view_cdrs", "version_history")),
             ("cdrstream_migrations", "SELECT"),
         }

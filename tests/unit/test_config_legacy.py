@@ -68,7 +68,8 @@ def test_what_has_no_meaning_any_more_is_accepted_with_a_notice(reading):
         "SIP_CALLRESOLVER_CSE_POLLING_INTERVAL : 10\nSIP_CALLRESOLVER_CSE_QUEUE_SIZE : 1000\n"
         "SIP_CALLRESOLVER_PURGE_AGE_CDR : 35\nCSV_LIMIT : 25000\n"
     )
-    assert len(loaded.notices) == 4
+    assert len(loaded.notices) == 3
+    assert loaded.config.retention.cdr_days == 35
     assert "CSE_POLLING_INTERVAL has no meaning any more" in loaded.notices[0]
 
 

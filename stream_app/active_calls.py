@@ -1,0 +1,148 @@
+"""Who is talking now: which calls of a partition are established, and telling the database so.
+
+Owns what an active call is (answered, not ended, not closed by a limit) and its table. The tracker
+follows the calls that change, so that nobody ever looks through all of them; the table is told of
+the difference every few seconds, so that a short call, or a backlog, costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from callstate.call import CallState
+from callstate.events import END, REQUEST, SETUP, CallEvent, format_time
+from callstate.headers import address_of_record, contact_without_parameters
+
+_OURS: Final = (
+    "SELECT FROM sink_progress WHERE topic = %s AND partition = %s AND epoch = %s FOR SHARE"
+)
+_CLEAR: Final = "DELETE FROM active_calls WHERE partition = %s"
+_REMOVE: Final = "DELETE FROM active_calls WHERE call_id = ANY(%s)"
+_ADD: Final = """
+INSERT INTO active_calls
+    (partition, call_id, caller_aor, callee_aor, recipient, start_time, connect_time)
+SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::timestamp[],
+    %s::timestamp[])
+ON CONFLICT (call_id) DO UPDATE SET partition = excluded.partition,
+    caller_aor = excluded.caller_aor, callee_aor = excluded.callee_aor,
+    recipient = excluded.recipient, start_time = excluded.start_time,
+    connect_time = excluded.connect_time
+"""
+
+
+class ActiveCall(NamedTuple):
+    """One call in progress; times are ISO 8601 in UTC, corrected by the probes' offsets."""
+
+    call_id: str
+    caller_aor: str
+    callee_aor: str
+    recipient: str
+    start_time: str
+    connect_time: str
+
+
+def active_call(call_id: str, state: CallState) -> ActiveCall | None:
+    """The call, if somebody talks in it now."""
+    if state.closed:
+        return None
+    setup: CallEvent | None = None
+    request: CallEvent | None = None
+    ended: set[frozenset[str]] = set()
+    setups: list[CallEvent] = []
+    for event in state.events.values():
+        kind = event.type
+        if kind == SETUP:
+            setups.append(event)
+        elif kind == END:
+            ended.add(frozenset((event.from_tag, event.to_tag)))
+        elif (
+            kind == REQUEST
+            and not event.to_tag
+            and (request is None or _time_us(event) < _time_us(request))
+        ):
+            request = event
+    for event in setups:
+        if frozenset((event.from_tag, event.to_tag)) in ended:
+            continue
+        if setup is None or _time_us(event) < _time_us(setup):
+            setup = event
+    if setup is None:
+        return None
+    start = request or setup
+    return ActiveCall(
+        call_id,
+        address_of_record(start.from_url),
+        address_of_record(start.to_url),
+        contact_without_parameters(setup.contact) if setup.contact else "",
+        format_time(_time_us(start)),
+        format_time(_time_us(setup)),
+    )
+
+
+def _time_us(event: CallEvent) -> int:
+    return event.time_us - (event.clock.offset_us if event.clock else 0)
+
+
+class ActiveCalls:
+    """The established calls of one partition, and what the table has been told of them."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, ActiveCall] = {}
+        self._changed: set[str] = set()
+        self._begun = False
+
+    def note(self, call_id: str, state: CallState | None) -> None:
+        """A call has changed, or is gone (None)."""
+        call = None if state is None else active_call(call_id, state)
+        if call is not None:
+            if self.now.get(call_id) != call:
+                self.now[call_id] = call
+                self._changed.add(call_id)
+        elif self.now.pop(call_id, None) is not None:
+            self._changed.add(call_id)
+
+    def take_change(self) -> Change | None:
+        """What the table is to be told; None where it knows all."""
+        if self._begun and not self._changed:
+            return None
+        changed = self._changed if self._begun else set(self.now)
+        change = Change(
+            clear=not self._begun,
+            gone=[call_id for call_id in changed if call_id not in self.now],
+            calls=[self.now[call_id] for call_id in changed if call_id in self.now],
+        )
+        self._begun = True
+        self._changed = set()
+        return change
+
+    def tell_all_again(self) -> None:
+        """A change could not be written: the next one says everything."""
+        self._begun = False
+
+
+class Change(NamedTuple):
+    """What the table is to be told; `clear`: what it holds of the partition is another worker's."""
+
+    clear: bool
+    gone: Sequence[str]
+    calls: Sequence[ActiveCall]
+
+
+def write_active(
+    connection: psycopg.Connection[Any], topic: str, changes: Mapping[tuple[int, int], Change]
+) -> None:
+    """Tells the table, for partition and epoch; who has lost a partition writes nothing."""
+    for (partition, epoch), change in sorted(changes.items()):
+        with connection.transaction():
+            if not connection.execute(_OURS, (topic, partition, epoch)).rowcount:
+                continue
+            if change.clear:
+                connection.execute(_CLEAR, (partition,))
+            if change.gone:
+                connection.execute(_REMOVE, (list(change.gone),))
+            if change.calls:
+                columns = [list(column) for column in zip(*change.calls, strict=True)]
+                connection.execute(_ADD, (partition, *columns))

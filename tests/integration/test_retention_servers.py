@@ -1,0 +1,47 @@
+"""No event leaves its server before the reader has confirmed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ops.stack import Stack
+from tests.cli_kit import admins, cdrstream, service, until, write_config
+
+pytestmark = pytest.mark.timeout(120)
+
+INSERT = (
+    "INSERT INTO call_state_events (observer, event_seq, event_time, event_type, cseq, call_id,"
+    " from_url, to_url) SELECT 'a:1', n, now() AT TIME ZONE 'UTC' - %s::interval, 'R', 1,"
+    " 'c' || n, '<sip:1@h>', '<sip:2@h>' FROM generate_series(1, %s) n"
+)
+
+
+def test_only_confirmed_events_are_purged(tmp_path: Path) -> None:
+    with Stack(1) as stack:
+        config = write_config(tmp_path / "purge.toml", stack, stack.servers)
+        assert cdrstream("provision", *admins(stack.servers), config=config).returncode == 0
+        with stack["a"].connect() as a:
+            a.autocommit = True
+            a.execute("GRANT DELETE ON call_state_events TO PUBLIC")
+            a.execute("GRANT SELECT ON call_state_events TO PUBLIC")
+            a.execute(INSERT, ("8 days", 30))
+            a.execute(INSERT, ("6 days", 4))
+            never = cdrstream("purge", "--servers", config=config)
+            assert never.returncode == 1
+            assert "a: 0 rows purged; kept: its reader" in never.stdout
+            with service("reader", config=config, log=tmp_path / "reader.log"):
+
+                def purged() -> bool:
+                    return (
+                        "a: 30 rows purged" in cdrstream("purge", "--servers", config=config).stdout
+                    )
+
+                until(purged)
+            assert a.execute("SELECT count(*) FROM call_state_events").fetchone() == (4,)
+        off = cdrstream("purge", "--set", "retention.enabled=false", config=config)
+        assert off.returncode == 0, off.stderr
+        assert "retention.enabled is false" in off.stdout
+        assert cdrstream("purge", config=config).returncode == 0
+        assert cdrstream("active", config=config).stdout == "0 calls in progress\n"

@@ -1,0 +1,88 @@
+"""Who is talking now: what counts, what the table is told, and the XML."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from callstate.call import CallState
+from stream_app.active_calls import ActiveCalls, active_call
+from stream_app.active_http import active_xml, of_user
+from stream_app.call_store import PartitionCalls, encode_call
+from stream_app.sink import ActiveRow
+from tests.calls import DAY, events, iso, row
+
+TALKING = (row("R", 0, from_url='"A & B" <sip:201@x>;tag=a'), row("S", 2))
+
+
+def state(*rows: dict[str, Any]) -> CallState:
+    made = CallState()
+    made.add(events(*rows))
+    return made
+
+
+def test_an_answered_call_is_active_until_it_ends() -> None:
+    call = active_call("call", state(*TALKING))
+    assert call is not None
+    assert call[1:] == ('"A & B" <sip:201@x>', "<sip:b@x>", "<sip:b@10.0.0.1>", iso(0), iso(2))
+    ended = row("E", 12, cseq=2, by_callee=True)
+    assert active_call("call", state(*TALKING, ended)) is None
+    assert active_call("call", state(*TALKING, row("S", 3, callee="c"), ended)) is not None
+    assert active_call("call", state(TALKING[0])) is None
+    closed = state(*TALKING)
+    closed.closed = True
+    assert active_call("call", closed) is None
+
+
+def test_the_table_is_told_of_differences_only() -> None:
+    active = ActiveCalls()
+    active.note("one", state(*TALKING))
+    first = active.take_change()
+    assert first is not None
+    assert (first.clear, first.gone, [call.call_id for call in first.calls]) == (True, [], ["one"])
+    assert active.take_change() is None
+    active.note("one", state(*TALKING))
+    assert active.take_change() is None
+    active.note("brief", state(*TALKING))
+    active.note("brief", None)
+    active.note("one", None)
+    change = active.take_change()
+    assert change is not None
+    assert (change.clear, sorted(change.gone), change.calls) == (False, ["brief", "one"], [])
+    active.note("two", state(*TALKING))
+    active.take_change()
+    active.tell_all_again()
+    again = active.take_change()
+    assert again is not None
+    assert (again.clear, [call.call_id for call in again.calls]) == (True, ["two"])
+
+
+def test_calls_that_are_read_back_are_active_again() -> None:
+    calls = PartitionCalls({"call": encode_call(state(*TALKING))}, decoded_max=0)
+    assert dict(calls.items())
+    assert set(calls.active.now) == {"call"}
+
+
+def told(caller: str, callee: str = "<sip:202@x>") -> ActiveRow:
+    return ActiveRow("c", caller, callee, "<sip:202@h>", DAY, DAY + timedelta(seconds=2))
+
+
+def test_the_xml_is_what_it_always_was() -> None:
+    xml = active_xml([told('"<evil> & \x01" <sip:201@x>')], DAY + timedelta(seconds=62))
+    [cdr] = ElementTree.fromstring(xml)
+    assert [(child.tag, child.text) for child in cdr] == [
+        ("from", '"<evil> & \ufffd" <sip:201@x>'),
+        ("to", "<sip:202@x>"),
+        ("recipient", "<sip:202@h>"),
+        ("start_time", str(int(DAY.timestamp() * 1_000))),
+        ("duration", "60000"),
+    ]
+    assert active_xml([], datetime.now(UTC)) == "<cdrs></cdrs>"
+
+
+@pytest.mark.parametrize(("user", "count"), [("201", 1), ("202", 2), ("20", 0)])
+def test_a_users_calls(user: str, count: int) -> None:
+    assert len(of_user([told("<sip:201@x>"), told("<sip:203@x>")], user)) == count
