@@ -26,7 +26,7 @@ from cdc.settings import DEAD_LETTER_BYTES_MAX, ReaderSettings, TopicNames
 logger = logging.getLogger(__name__)
 
 # librdkafka's and our own bookkeeping of a record until it is acknowledged, on top of its bytes.
-RECORD_OVERHEAD_BYTES: Final = 700
+RECORD_OVERHEAD_BYTES: Final = 850
 _POLL_BUSY_SECONDS: Final = 0.01
 _POLL_IDLE_SECONDS: Final = 0.1
 _COMPLAIN_SECONDS: Final = 30.0
