@@ -1,6 +1,7 @@
 """What a partition has done since its topic began, in numbers that must add up.
 
-`events = applied + duplicates + dropped + dead_letters`; kept in the partition's snapshot, so that
+`events = applied + duplicates + dropped + dead_letters`, and `opened = cdrs + hidden +
+nobody_called` and what is open; kept in the partition's snapshot, so that
 they move with the partition and survive restarts.
 """
 
@@ -22,6 +23,7 @@ class Counters:
     dropped: int = 0
     dead_letters: int = 0
     heartbeats: int = 0
+    opened: int = 0
     cdrs: int = 0
     hidden: int = 0
     nobody_called: int = 0

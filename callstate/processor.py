@@ -218,6 +218,8 @@ class PartitionProcessor:
             return
         if applied is _NEW:
             counters.applied += 1
+            if len(state.events) == 1:
+                counters.opened += 1
             if event.reference or state.askers:
                 self._effects += references.noted(event, state)
             if self._live and event.type in _ANSWERS and len(state.events) <= _FEW_EVENTS:

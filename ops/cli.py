@@ -295,8 +295,16 @@ def doctor(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also list what is in order.")
     ] = False,
+    reconcile: Annotated[
+        bool, typer.Option("--reconcile", help="Instead: does all that was read add up?")
+    ] = False,
 ) -> None:
     """Check configuration, servers, clocks, broker, sink and workers; the verdict is last."""
+    if reconcile:
+        from ops.doctor.reconcile import run as run_reconcile  # noqa: PLC0415
+
+        run_reconcile(invocation.config)
+        return
     from ops.doctor.command import run  # noqa: PLC0415
 
     run(invocation, servers=server, as_json=as_json, strict=strict, verbose=verbose)

@@ -44,4 +44,34 @@ def test_only_confirmed_events_are_purged(tmp_path: Path) -> None:
         assert off.returncode == 0, off.stderr
         assert "retention.enabled is false" in off.stdout
         assert cdrstream("purge", config=config).returncode == 0
+        with stack["a"].connect() as a:
+            a.autocommit = True
+            a.execute(INSERT, ("2 days", 3))
+            with (
+                service("reader", config=config, log=tmp_path / "reader.log"),
+                service("worker", config=config, log=tmp_path / "worker.log"),
+            ):
+
+                def adds_up() -> bool:
+                    told = cdrstream("doctor", "--reconcile", config=config)
+                    return "server a: 7 rows looked up, 7 accounted for" in told.stdout
+
+                until(adds_up)
+            told = cdrstream("doctor", "--reconcile", config=config)
+            assert told.returncode == 0, told.stdout + told.stderr
+            assert total(told.stdout) == "30 calls, 30 told, 0 open"
+            a.execute(INSERT, ("2 days", 1))
+        wrong = cdrstream("doctor", "--reconcile", config=config)
+        assert wrong.returncode == 1
+        assert "WRONG server a: not in any provenance: row" in wrong.stdout
         assert cdrstream("active", config=config).stdout == "0 calls in progress\n"
+
+
+def total(told: str) -> str:
+    """The partitions' lines added up."""
+    lines = [line for line in told.splitlines() if "partition" in line]
+    figures = [
+        [int(word) for word in line.split(": ")[1].split() if word.isdecimal()] for line in lines
+    ]
+    _, calls, said, still_open = (sum(column) for column in zip(*figures, strict=True))
+    return f"{calls} calls, {said} told, {still_open} open"
