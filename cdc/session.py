@@ -21,7 +21,6 @@ from callstate.envelope import HEARTBEAT, heartbeat_message
 from cdc.clock_probe import Reading, StepWatch, stopwatch_us
 from cdc.clocks import ServerClock
 from cdc.connect import connect_sql, connect_walsender
-from cdc.drift import differences
 from cdc.errors import ProtocolBroken, PublicationChanged
 from cdc.heartbeat import SAMPLE_SQL, Markers, Sample, before_header
 from cdc.held_rows import HIGHEST_SQL, HeldRows
@@ -35,25 +34,23 @@ from cdc.publisher import Publisher
 from cdc.queries import fetch_one
 from cdc.settings import ReaderSettings
 from cdc.slot import (
-    SlotState,
     check_not_future,
     check_server,
     identify,
     let_others_begin,
     slot_state,
 )
-from cdc.slot_room import SlotRoom
 from cdc.starting import Opened, Starting, routes
 from cdc.status import State
 from cdc.threads import in_thread
 from cdc.topics import ensure_topics
 from cdc.wal_stream import WalStream
+from cdc.watching import RoomWatch, say_columns
 
 logger = logging.getLogger(__name__)
 
 _REPLY_SECONDS_MIN = 0.1
 _PROGRESS_SECONDS = 10.0
-_WARN_AGAIN_SECONDS = 300.0
 
 
 class Session:
@@ -85,8 +82,7 @@ class Session:
         self._status_at = 0.0
         self._confirmed = 0
         self._held = HeldRows()
-        self._room = SlotRoom(settings.slot_warn_seconds)
-        self._warned_at = float("-inf")
+        self._room = RoomWatch(settings, metrics)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads until `stop` is set, then waits for Kafka, confirms, and comes back.
@@ -190,7 +186,8 @@ class Session:
             metrics.open_transaction_rows = decoder.transaction_rows
             metrics.received_lsn = max(metrics.received_lsn, chunk.safe)
             if decoder.described:
-                self._say_columns()
+                say_columns(self._settings.server, decoder.described, metrics)
+                decoder.described.clear()
             del messages  # libpq's memory: not to be held while waiting for room
             if chunk.records or chunk.safe:
                 await publisher.publish(chunk)
@@ -283,48 +280,11 @@ class Session:
         while True:
             state = await slot_state(opened.sql, settings.slot_name)
             if state is not None:
-                self._look_at_room(state)
+                self._room.look(state)
             published = await check_publication(opened.sql, settings.publication)
             if published != opened.facts.published:
                 raise PublicationChanged(f"publication {settings.publication} is not the same")
             await asyncio.sleep(settings.slot_check_seconds)
-
-    def _look_at_room(self, state: SlotState) -> None:
-        metrics, room, now = self._metrics, self._room, time.monotonic()
-        room.add(now, state.safe_wal_bytes)
-        metrics.slot_wal_status = state.wal_status
-        metrics.slot_safe_wal_bytes = state.safe_wal_bytes
-        metrics.slot_retained_bytes = state.retained_bytes
-        metrics.slot_unread_bytes = state.unread_bytes
-        metrics.slot_seconds_left = room.seconds_left
-        alarming = room.alarming(state.wal_status, state.retained_bytes)
-        if alarming and now - self._warned_at > _WARN_AGAIN_SECONDS:
-            self._warned_at = now
-            logger.warning(
-                "slot_room_runs_out",
-                extra={
-                    "server": self._settings.server,
-                    "slot": self._settings.slot_name,
-                    "wal_status": state.wal_status,
-                    "seconds_left": room.seconds_left,
-                    "safe_bytes": state.safe_wal_bytes,
-                    "retained_bytes": state.retained_bytes,
-                    "unread_bytes": state.unread_bytes,
-                    "advice": "Raise max_slot_wal_keep_size on that server now, then look for the"
-                    " cause: Kafka away, or a transaction that stays open.",
-                },
-            )
-
-    def _say_columns(self) -> None:
-        for table, columns in self._decoder.described:
-            different = differences(table, columns)
-            if different:
-                self._metrics.column_changes_total += 1
-                logger.warning(
-                    "columns_differ",
-                    extra={"server": self._settings.server, "table": table, **different},
-                )
-        self._decoder.described.clear()
 
     async def _finish(self, keeper: PositionKeeper, stream: WalStream) -> None:
         """Waits for what Kafka holds back, stores and confirms; bounded, and safe to cut short."""

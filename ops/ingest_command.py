@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from callstate.events import Clock
 from ops.errors import UsageError
-from ops.ingest import IngestOptions, run
+from ops.file_events import IngestOptions
+from ops.ingest import run
 from ops.invocation import Invocation
 
 

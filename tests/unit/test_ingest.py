@@ -11,7 +11,7 @@ import pytest
 from callstate.envelope import read_message
 from callstate.events import CallEvent, Clock
 from ops.errors import UsageError
-from ops.ingest import Bad, Counted, Good, IngestOptions, records
+from ops.file_events import Bad, Counted, Good, IngestOptions, records
 from ops.table_files import TABLE_COLUMNS
 
 ROW: dict[str, Any] = {
