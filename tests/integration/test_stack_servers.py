@@ -68,7 +68,7 @@ def test_every_server_is_ready_for_logical_replication(stack: Stack) -> None:
                 conn.execute(f"SHOW {name}").fetchone()
                 for name in ("wal_level", "max_wal_senders", "max_replication_slots", "timezone")
             ]
-            assert shown == [("logical",), ("20",), ("20",), ("UTC",)]
+            assert shown == [("logical",), ("60",), ("60",), ("UTC",)]
             assert conn.execute("SELECT current_database()").fetchone() == ("SIPXCDR",)
             assert conn.execute("SHOW server_encoding").fetchone() == ("UTF8",)
 
