@@ -95,6 +95,7 @@ class StepWatch:
 
     def __init__(self) -> None:
         self._before: Reading | None = None
+        self.moved_us = 0  # by how much, at the last look
 
     def stepped(self, reading: Reading) -> bool:
         """Whether the clock moved by more since the last look than both errors and drift allow."""
@@ -102,6 +103,7 @@ class StepWatch:
         if before is None:
             return False
         moved = (reading.clock_us - before.clock_us) - (reading.at_us - before.at_us)
+        self.moved_us = moved
         drift = (reading.at_us - before.at_us) * DRIFT_PPM // 1_000_000
         return abs(moved) > reading.error_us + before.error_us + drift + 1
 

@@ -61,8 +61,8 @@ def before_header(inserted: int, block_bytes: int, segment_bytes: int) -> int:
 class Markers:
     """The markers that the stream has not passed yet.
 
-    Guarantees: progress never retreats. Bounded: when full, every second one is forgotten, which
-    makes progress coarser and never wrong.
+    Guarantees: progress never retreats but with the clock itself (`shift`). Bounded: when full,
+    every second one is forgotten, which makes progress coarser and never wrong.
     """
 
     def __init__(self, block_bytes: int, segment_bytes: int, markers_max: int = 512) -> None:
@@ -87,6 +87,16 @@ class Markers:
         self._waiting.append(Marker(inserted, sample.time_us))
         if len(self._waiting) > self._max:
             self._waiting = deque(list(self._waiting)[::2])
+
+    def shift(self, moved_us: int) -> None:
+        """The server's clock was set: what it showed before is told by what it shows now.
+
+        Else progress by the old clock, corrected by the new offset, would run ahead of the truth by
+        as much as the clock was set back.
+        """
+        if self.progress_us is not None:
+            self.progress_us += moved_us
+        self._waiting = deque(Marker(m.lsn, m.time_us + moved_us) for m in self._waiting)
 
     def passed(self, confirmable: int) -> bool:
         """Notes how far Kafka holds the log; True where the progress moved."""

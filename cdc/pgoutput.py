@@ -32,6 +32,8 @@ _quad = Struct(">Q").unpack_from
 _long = Struct(">I").unpack_from
 
 _EPOCH = datetime(2000, 1, 1)
+_EPOCH_US = 946_684_800_000_000  # of 2000-01-01 in microseconds since 1970
+_LATE_AFTER_US = 60_000_000
 
 
 class ProtocolError(ValueError):
@@ -76,13 +78,25 @@ class EnvelopePrefix:
         self._head = f'{{"v":{VERSION},"server":{orjson.dumps(server).decode()},"lsn":"'
         self._second = -1
         self._second_text = ""
-        self._clock = "null"
+        self._clock = self._late_clock = "null"
+        self._server_us: int | None = None
         self.clock: Clock | None = None
 
-    def set_clock(self, clock: Clock | None) -> None:
-        """Stamps the following envelopes."""
+    def set_clock(self, clock: Clock | None, server_us: int | None = None) -> None:
+        """Stamps the following envelopes.
+
+        Args:
+            clock: What the newest probe says.
+            server_us: The server's own clock by now, microseconds since 1970. A transaction that
+                was committed a minute or more from it is part of a backlog: the clock may have
+                drifted or been set since, and the stamp says `late`.
+        """
         self.clock = clock
-        self._clock = orjson.dumps(clock_message(clock)).decode()
+        self._server_us = None if server_us is None else server_us - _EPOCH_US
+        self._clock = self._late_clock = orjson.dumps(clock_message(clock)).decode()
+        if clock is not None:
+            late = clock_message(clock._replace(late=True))
+            self._late_clock = orjson.dumps(late).decode()
 
     def build(self, lsn: int, commit_us: int | None) -> bytes:
         """Everything before the row; `commit_us` counts from 2000-01-01 UTC."""
@@ -94,9 +108,15 @@ class EnvelopePrefix:
                 self._second = second
                 self._second_text = (_EPOCH + timedelta(seconds=second)).isoformat()
             time = f'"{self._second_text}.{fraction:06d}Z"'
-        return (
-            f'{self._head}{lsn_text(lsn)}","commit_time":{time},"clock":{self._clock},"row":'
-        ).encode()
+        clock = self._clock
+        now_us = self._server_us
+        if (
+            commit_us is not None
+            and now_us is not None
+            and abs(now_us - commit_us) > _LATE_AFTER_US
+        ):
+            clock = self._late_clock
+        return f'{self._head}{lsn_text(lsn)}","commit_time":{time},"clock":{clock},"row":'.encode()
 
 
 class Decoder:

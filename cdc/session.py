@@ -143,7 +143,7 @@ class Session:
         self, opened: Opened, keeper: PositionKeeper, stream: WalStream, stop: asyncio.Event
     ) -> None:
         self._say(State.STREAMING)
-        self._stamp()
+        self._stamp(Sample(*await fetch_one(opened.sql, SAMPLE_SQL)))
         markers = Markers(opened.facts.wal_block_bytes, opened.facts.wal_segment_bytes)
 
         def tick() -> None:
@@ -252,8 +252,8 @@ class Session:
                 kind=HEARTBEAT,
             )
 
-    def _stamp(self) -> None:
-        self._decoder.prefix.set_clock(self._clock.stamp())
+    def _stamp(self, sample: Sample) -> None:
+        self._decoder.prefix.set_clock(self._clock.stamp(), sample.time_us)
 
     async def _sample_for_ever(self, opened: Opened, markers: Markers) -> None:
         facts, pace = opened.facts, StepWatch()
@@ -264,14 +264,15 @@ class Session:
             asked_us = stopwatch_us()
             sample = Sample(*await fetch_one(opened.sql, SAMPLE_SQL))
             half_us = (stopwatch_us() - asked_us) // 2 + 1
-            markers.add(sample)
             if pace.stepped(Reading(sample.time_us, asked_us + half_us, half_us)):
                 # Now, and not at the next probe: until then every row is stamped wrongly.
                 await self._clock.probe(opened.sql)
+                markers.shift(pace.moved_us)
+            markers.add(sample)
             if facts.tells_ids:
                 lsn = before_header(sample.inserted, facts.wal_block_bytes, facts.wal_segment_bytes)
                 self._held.add(lsn, highest)
-            self._stamp()
+            self._stamp(sample)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _watch_for_ever(self, opened: Opened) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -85,6 +86,20 @@ def decode(*messages: bytes, clock: Clock | None = None) -> Chunk:
     decoder = Decoder("a", ROUTES)
     decoder.prefix.set_clock(clock)
     return decoder.feed([memoryview(message) for message in messages])
+
+
+@pytest.mark.parametrize(
+    ("behind_seconds", "late"), [(0, False), (59, False), (61, True), (-61, True)]
+)
+def test_a_backlog_is_stamped_late(behind_seconds: int, late: bool) -> None:
+    """Its rows were written when the clock may have stood otherwise."""
+    committed = datetime(2024, 3, 4, 9, 0, 0, 431_000, tzinfo=UTC)
+    now_us = round(committed.timestamp() * 1_000_000) + behind_seconds * 1_000_000
+    decoder = Decoder("a", ROUTES)
+    decoder.prefix.set_clock(Clock(False, 1_500, -5_500_000), now_us)
+    messages = (relation(), begin(), row(), commit())
+    ((_, _, value),) = decoder.feed([memoryview(message) for message in messages]).records
+    assert json.loads(value)["clock"].get("late", False) is late
 
 
 def rows_of(chunk: Chunk) -> list[dict[str, object]]:

@@ -95,3 +95,17 @@ def test_a_step_is_taken_at_once_and_a_bad_look_is_not() -> None:
     assert tracker.clock(20) == Clock(False, 50_000, -1_500_000)
     assert tracker.steps == 1
     assert tracker.clock(20 + 1_000_000) == Clock(False, 50_000 + DRIFT_PPM, -1_500_000)
+
+
+def test_progress_is_told_by_the_clock_as_it_was_set() -> None:
+    markers = Markers(8_192, 16 * 2**20)
+    markers.add(Sample(10_000_000, 100, 100))
+    markers.passed(100)
+    markers.add(Sample(11_000_000, 200, 200))
+    markers.shift(-1_500_000)
+    assert markers.progress_us == 8_500_000
+    markers.passed(200)
+    assert markers.progress_us == 9_500_000
+    markers.add(Sample(10_500_000, 300, 300))  # a second later, by the clock that was set back
+    markers.passed(300)
+    assert markers.progress_us == 10_500_000
