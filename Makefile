@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup demo test lint fmt sim bench-resolve bench-reader soak clean
+.PHONY: setup demo test lint fmt sim bench-resolve bench-reader bench-stream chaos soak clean
 
 python := .venv/bin/python
 
@@ -39,6 +39,14 @@ soak: setup
 clean:
 	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The worker beside an ordinary Faust agent, on a real broker: make bench-stream ARGS="--calls 200000".
+bench-stream: setup
+	@$(python) -m ops.bench.stream $(ARGS)
+
+# Seeded deaths, freezes and outages under traffic: make chaos SEED=7 FAULTS=60.
+chaos: setup
+	@CHAOS_SEED=$(or $(SEED),1) CHAOS_FAULTS=$(or $(FAULTS),12) $(python) -m pytest -s tests/integration/test_worker_chaos.py $(ARGS)
 
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup

@@ -31,7 +31,14 @@ def main() -> None:
         consumer_auto_offset_reset="earliest",
         stream_wait_empty=False,
     )
-    topic = app.topic(topic_name, key_type=bytes, value_type=bytes, partitions=int(partitions))
+    topic = app.topic(
+        topic_name,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        partitions=int(partitions),
+    )
     counts = app.Table("counts", default=int, partitions=int(partitions))
     seen = 0
 
