@@ -88,7 +88,10 @@ class Chaos:
         self.running.pop(self.choice.randrange(len(self.running))).kill()
 
     def leave(self) -> None:
-        assert self.running.pop(self.choice.randrange(len(self.running))).stop(30) == 0
+        worker = self.running.pop(self.choice.randrange(len(self.running)))
+        # Before that a signal ends it at once: it is still loading its modules and holds nothing.
+        until(lambda: worker.logged("worker_starting") or not worker.alive, "it has begun")
+        assert worker.stop(30) == 0
 
     def freeze(self) -> None:
         worker = self.running.pop(self.choice.randrange(len(self.running)))
