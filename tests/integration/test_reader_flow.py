@@ -358,7 +358,7 @@ async def test_a_standby_waits_and_takes_over(bed: Bed) -> None:
 
 async def test_a_second_reader_does_not_backfill_beside_the_first(bed: Bed) -> None:
     bed.insert(30_000)
-    async with bed.reading(bed.settings(backfill_rows=50)) as first:
+    async with bed.reading(bed.settings(backfill_rows=10)) as first:
         await until(lambda: first.state == "backfill")
         async with bed.reading() as second:
             await until(lambda: second.state == "standby")
