@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup demo test lint fmt sim bench-resolve bench-reader bench-stream chaos soak clean
+.PHONY: setup demo test lint fmt sim bench bench-resolve bench-reader bench-stream chaos soak clean
 
 python := .venv/bin/python
 
@@ -36,9 +36,8 @@ soak: setup
 	@SOAK_SECONDS=$(or $(SECONDS),300) SOAK_SEED=$(or $(SEED),1) $(python) -m pytest \
 	  tests/integration/test_reader_soak.py $(ARGS)
 
-clean:
-	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+# All benchmarks, one after the other; each prints its targets beside its figures.
+bench: bench-resolve bench-reader bench-stream
 
 # The worker beside an ordinary Faust agent, on a real broker: make bench-stream ARGS="--calls 200000".
 bench-stream: setup
@@ -51,3 +50,7 @@ chaos: setup
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup
 	@$(python) -m ops.bench.resolve $(ARGS)
+
+clean:
+	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
