@@ -364,7 +364,7 @@ async def test_a_second_reader_does_not_backfill_beside_the_first(bed: Bed) -> N
             await until(lambda: second.state == "standby")
             assert first.state == "backfill"
             await streaming(first, 60)
-            assert second.state == "standby"
+            assert second.state in ("standby", "starting")  # it looks again and again
             bed.insert(10)
             assert set((await all_arrived(bed)).values()) == {1}
         assert second.metrics.backfill_rows_total == 0
