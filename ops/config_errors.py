@@ -43,7 +43,8 @@ def _line(
     name = ".".join(path)
     kind = details[0]["type"]
     if kind == _UNKNOWN:
-        return f"{where}{name}: unknown setting{_suggestion(path, model)}"
+        told = _told_of_unknown(details[0].get("input"))
+        return f"{where}{name}{told}: unknown setting{_suggestion(path, model)}"
     if kind == "missing":
         return f"{where}{name}: must be set: {_description(path, model)}"
     allowed = " or ".join(dict.fromkeys(_allowed(one) for one in details))
@@ -75,6 +76,13 @@ def _shown(value: object, path: tuple[str, ...], model: type[BaseModel]) -> str:
         return HIDDEN
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _told_of_unknown(value: object) -> str:
+    """The value of an unknown setting; a text may be a misspelt password, and is hidden."""
+    if isinstance(value, Mapping | list):
+        return ""
+    return f" = {value!r}" if isinstance(value, bool | int | float) else f" = {HIDDEN}"
 
 
 def _setting(model: type[BaseModel], loc: tuple[str, ...]) -> tuple[str, ...]:

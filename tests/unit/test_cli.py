@@ -90,7 +90,7 @@ def test_a_wrong_setting_stops_every_command_before_it_starts():
         result = run(*command, "--config", file)
         assert result.exit_code == 2
         assert result.stderr == (
-            f"error: {file}: kafka.partitons: unknown setting; did you mean kafka.partitions?\n"
+            f"error: {file}: kafka.partitons = 3: unknown setting; did you mean kafka.partitions?\n"
         )
 
 

@@ -133,8 +133,12 @@ class TestWrongSettings:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[kafka]\npartitons = 3", "kafka.partitons: unknown setting; did you mean kafka.part"),
-            ("[kafka]\nlevel = 3", "kafka.level: unknown setting; did you mean log.level?"),
+            (
+                "[kafka]\npartitons = 3",
+                "kafka.partitons = 3: unknown setting; did you mean kafka.part",
+            ),
+            ("[kafka]\nlevel = 3", "kafka.level = 3: unknown setting; did you mean log.level?"),
+            ("[kafka]\npasswort = 'hunter2'", "kafka.passwort = ********: unknown setting"),
             ("[sinks]\ndsn = ''", "sinks: unknown setting; did you mean sink?"),
             ("kafka = 3", "kafka = 3: must be a table"),
             ("[kafka]\npartitions = 0", "kafka.partitions = 0: must be greater than or equal to 1"),
@@ -191,7 +195,9 @@ class TestWrongSettings:
 
     def test_an_unknown_variable_is_refused(self, write):
         message = wrong(write(""), {"CDRSTREAM_KAFKA__PARTITION": "3"})
-        assert "environment CDRSTREAM_KAFKA__PARTITION: kafka.partition: unknown" in message
+        assert (
+            "environment CDRSTREAM_KAFKA__PARTITION: kafka.partition = ********: unknown" in message
+        )
         assert "did you mean kafka.partitions?" in message
 
     def test_a_flag_needs_a_path_and_a_value(self, write):
