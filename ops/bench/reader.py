@@ -2,7 +2,8 @@
 
 Owns what is measured: one backlog, read side by side by our reader and by PostgreSQL's own
 `pg_recvlogical` to nowhere; delays at a steady rate; memory with the broker away; several servers
-in one process and in several. Medians of the runs. Everything happens in one local stack.
+in one process and in several; Debezium beside it where a kit for that is named. Medians of the
+runs. Everything happens in one local stack.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
 from ops.bench.bed import ROW, Bed, cpu_seconds, reading, receive_to_nowhere
+from ops.bench.peer import beside, measure_peer
 from ops.stack import ServerSpec, Stack
 
 _SLOTS: Final = {"max_replication_slots": "60", "max_wal_senders": "40", "max_wal_size": "8GB"}
@@ -36,6 +38,7 @@ class Figures:
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    medians: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, value: str, target: str = "") -> None:
         """One line of the table."""
@@ -83,6 +86,7 @@ def backlog(bed: Bed, rows: int, runs: int, figures: Figures) -> None:
     memory = max(each["memory_mb"] for each in ours)
     figures.add("memory peak while streaming, MB", f"{memory:.0f}", "<= 120")
     figures.raw |= {"backlog": ours, "pg_recvlogical_rows_a_second": nowhere}
+    figures.medians |= {"rows_a_second": rate, "cpu_s_per_100k": cpu, "memory_mb": memory}
 
 
 def several(bed: Bed, rows: int, runs: int, figures: Figures) -> None:
@@ -124,7 +128,7 @@ def _side_by_side(groups: list[list[dict[str, Any]]], rows: int) -> float:
 
 
 def delays(bed: Bed, seconds: int, rate: int, runs: int, figures: Figures) -> None:
-    """From commit to readable, at a steady rate of transactions of one row."""
+    """From commit to readable, at a steady rate."""
     p50s, p99s, cpus, probes, senders, connections = [], [], [], [], [], 0
     for run in range(runs):
         name = f"steady{run}"
@@ -145,43 +149,48 @@ def delays(bed: Bed, seconds: int, rate: int, runs: int, figures: Figures) -> No
         found.sort()
         p50s.append(found[len(found) // 2] * 1_000)
         p99s.append(found[len(found) * 99 // 100] * 1_000)
-    at = f"at {rate:,} rows/s"
-    figures.add(f"commit to readable {at}, p50 ms", f"{statistics.median(p50s):.1f}", "<= 10")
-    figures.add(f"commit to readable {at}, p99 ms", f"{statistics.median(p99s):.1f}", "<= 30")
-    figures.add(f"reader's CPU {at}, share of a core", f"{statistics.median(cpus):.3f}")
+    at, cpu = f"at {rate:,} rows/s", statistics.median(cpus)
+    p50, p99 = statistics.median(p50s), statistics.median(p99s)
+    figures.add(f"commit to readable {at}, p50 ms", f"{p50:.1f}", "<= 10")
+    figures.add(f"commit to readable {at}, p99 ms", f"{p99:.1f}", "<= 30")
+    figures.add(f"reader's CPU {at}, share of a core", f"{cpu:.3f}")
     figures.add(f"walsender's CPU {at}, share of a core", f"{statistics.median(senders):.3f}")
     figures.add(
         "our probes' CPU on the server, share of a core", f"{statistics.median(probes):.4f}"
     )
     figures.add("connections to the server", str(connections), "<= 2")
     figures.raw |= {"p50_ms": p50s, "p99_ms": p99s, "steady_cpu": cpus}
+    figures.medians |= {"p50_ms": p50, "p99_ms": p99, "cpu_share": cpu}
 
 
 def _measure(bed: Bed, topic: str, seconds: int, rate: int) -> list[float]:
     """Delays of every row, by the server's commit time and this machine's clock: the same one."""
+    # As a consumer comes: a fetch that waits at the broker is answered by the first record.
     consumer = Consumer(
         {
             "bootstrap.servers": bed.stack.broker.bootstrap_servers,
             "group.id": "bench",
             "enable.auto.commit": False,
-            "fetch.wait.max.ms": 5,
             "fetch.min.bytes": 1,
         }
     )
     parts = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, part, 0) for part in parts])
+    # Heartbeats of all partitions show that it reads: its own start is nobody's delay.
+    silent = set(parts)
+    while silent and (beat := consumer.poll(10)) is not None:
+        silent.discard(beat.partition())
     wanted = seconds * rate
     writer = threading.Thread(target=_write, args=(bed.dsn, wanted, rate))
     writer.start()
     found: list[float] = []
     deadline = time.monotonic() + seconds + 30
     while len(found) < wanted and time.monotonic() < deadline:
-        messages = consumer.consume(200, 0.002)
+        message = consumer.poll(0.5)
         now = time.time()
-        for message in messages:
-            told = orjson.loads(message.value() or b"{}")
-            if told.get("commit_time"):
-                found.append(now - datetime.fromisoformat(told["commit_time"]).timestamp())
+        told = orjson.loads(message.value() or b"{}") if message is not None else {}
+        if told.get("commit_time"):
+            found.append(now - datetime.fromisoformat(told["commit_time"]).timestamp())
     writer.join()
     consumer.close()
     if len(found) < wanted:
@@ -190,13 +199,17 @@ def _measure(bed: Bed, topic: str, seconds: int, rate: int) -> list[float]:
 
 
 def _write(dsn: str, rows: int, rate: int) -> None:
+    """Rows at a steady rate, in transactions of 1 to 5, as a backlog's are."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        began = time.monotonic()
-        for n in range(rows):
-            ahead = began + n / rate - time.monotonic()
+        began, written, cursor = time.monotonic(), 0, conn.cursor()
+        while written < rows:
+            ahead = began + written / rate - time.monotonic()
             if ahead > 0:
                 time.sleep(ahead)
-            conn.execute(ROW, (f"call-{n // 4}@bench",), prepare=True)
+            count = min(1 + written % 5, rows - written)
+            calls = range(written, written + count)
+            cursor.executemany(ROW, [(f"call-{n // 4}@bench",) for n in calls])  # one transaction
+            written += count
 
 
 def broker_away(bed: Bed, rows: int, figures: Figures) -> None:
@@ -222,6 +235,17 @@ def broker_away(bed: Bed, rows: int, figures: Figures) -> None:
     figures.add("memory peak, broker away and back, MB", f"{highest:.0f}", "<= 120")
 
 
+def peer(bed: Bed, options: argparse.Namespace, figures: Figures) -> None:
+    """Debezium by its kit, and our figures as shares of its own."""
+    parts = frozenset(options.only.split(",") if options.only else ("backlog", "delays"))
+    found = measure_peer(
+        bed, options.peer, options.rows, options.runs, options.seconds, options.rate, parts
+    )
+    for line in beside(figures.medians, found, options.rate):
+        figures.add(*line)
+    figures.raw["peer"] = found
+
+
 def table(figures: Figures) -> str:
     """The figures as a Markdown table."""
     lines = ["| figure | measured | target |", "|---|---|---|"]
@@ -237,6 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=15, help="of the steady rate")
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--only", default="", help="backlog, several, delays, away (commas)")
+    parser.add_argument("--peer", type=Path, help="a kit that measures Debezium: ops/bench/peer.py")
     parser.add_argument("--json", type=Path, help="writes every run's figures here")
     options = parser.parse_args(arguments)
     figures = Figures()
@@ -259,6 +284,9 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.only or name in options.only.split(","):
                 say(f"{name}: load of the machine {os.getloadavg()[0]:.1f}")
                 parts[name]()
+        if options.peer:
+            say(f"peer: load of the machine {os.getloadavg()[0]:.1f}")
+            peer(bed, options, figures)
     sys.stdout.write(table(figures) + "\n")
     if options.json:
         options.json.write_text(json.dumps(figures.raw, indent=1))
