@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from callstate.events import Clock
 from cdc.clock_probe import ClockTracker, compare, read_clock, stopwatch_us
@@ -65,6 +66,7 @@ class ServerClock:
             await self.close()
             return
         self._tracker.add(compare(await read_clock(server, rounds), reference))
+        self._metrics.clock_probed_us = time.time_ns() // 1_000
 
     async def probe_for_ever(self, server: Connection) -> None:
         """Measures every `probe_seconds`."""

@@ -81,6 +81,7 @@ class EnvelopePrefix:
         self._clock = self._late_clock = "null"
         self._server_us: int | None = None
         self.clock: Clock | None = None
+        self.commit_us: int | None = None  # of the newest transaction, since 1970
 
     def set_clock(self, clock: Clock | None, server_us: int | None = None) -> None:
         """Stamps the following envelopes.
@@ -108,6 +109,7 @@ class EnvelopePrefix:
                 self._second = second
                 self._second_text = (_EPOCH + timedelta(seconds=second)).isoformat()
             time = f'"{self._second_text}.{fraction:06d}Z"'
+            self.commit_us = commit_us + _EPOCH_US
         clock = self._clock
         now_us = self._server_us
         if (

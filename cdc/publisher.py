@@ -177,7 +177,7 @@ class Publisher:
             batch.unacked -= 1
             if not batch.unacked:
                 metrics.rows_published_total += batch.records
-                metrics.ack_seconds = time.monotonic() - began
+                metrics.acknowledged(time.monotonic() - began)
                 settle()
 
         return report
@@ -255,8 +255,10 @@ class Publisher:
         def report(error: KafkaError | None, _message: Any) -> None:
             if error is not None:
                 self._fail(kafka_error(error, f"a record for {topic} was refused"))
-            elif done is not None:
-                done()
+            else:
+                self._metrics.kafka_error = None
+                if done is not None:
+                    done()
 
         more: dict[str, Any] = {} if partition is None else {"partition": partition}
         if kind is not None:

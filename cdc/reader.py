@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from cdc.clocks import ServerClock
@@ -30,7 +30,7 @@ class ServerReader:
 
     def __init__(self, settings: ReaderSettings) -> None:
         self.settings = settings
-        self.metrics = ReaderMetrics()
+        self.metrics = ReaderMetrics(server=settings.server)
         self.state = State.STARTING
         self.last_error: CdcError | None = None
         self._publisher = Publisher(settings, self.metrics)
@@ -81,7 +81,7 @@ class ServerReader:
         changed = self.last_error is None or str(self.last_error) != str(error)
         self.state = State.STANDBY if isinstance(error, SlotBusy) else State.RETRYING
         self.last_error = error
-        self.metrics.reconnects_total += 1
+        self.metrics.reconnected(type(error).__name__)
         if self._publisher.failure is not None:
             self._publisher.close()
             self._publisher = Publisher(self.settings, self.metrics)
@@ -124,19 +124,32 @@ class ServerReader:
         self._publisher.close()
 
 
-async def run_reader(settings: ReaderSettings, stop: asyncio.Event) -> None:
+OnReader = Callable[[ServerReader], None]
+
+
+async def run_reader(
+    settings: ReaderSettings, stop: asyncio.Event, on_reader: OnReader | None = None
+) -> None:
     """Reads one server until `stop` is set.
 
     Every row committed on the server reaches Kafka at least once, however often this process dies;
-    repeats have the same (server, id). After `stop` it comes back within 10 s.
+    repeats have the same (server, id). After `stop` it comes back within 10 s. `on_reader` is given
+    the reader before it starts, for those who measure it.
 
     Raises:
         CdcError: With the rule `manual` or `never`; its advice says what to do.
     """
-    await ServerReader(settings).run(stop)
+    reader = ServerReader(settings)
+    if on_reader is not None:
+        on_reader(reader)
+    await reader.run(stop)
 
 
-async def run_readers(servers: Sequence[ReaderSettings], stop: asyncio.Event) -> None:
+async def run_readers(
+    servers: Sequence[ReaderSettings],
+    stop: asyncio.Event,
+    on_reader: OnReader | None = None,
+) -> None:
     """Reads several servers in one process; what one of them lacks does not stop the others.
 
     A reader that an operator has to help is tried again every `manual_retry_seconds`, one that may
@@ -146,20 +159,23 @@ async def run_readers(servers: Sequence[ReaderSettings], stop: asyncio.Event) ->
         CdcError: The only reader's, or the last one's where all have ended.
     """
     if len(servers) == 1:
-        await run_reader(servers[0], stop)
+        await run_reader(servers[0], stop, on_reader)
         return
     ended = await asyncio.gather(
-        *(_keep_reading(settings, stop) for settings in servers), return_exceptions=True
+        *(_keep_reading(settings, stop, on_reader) for settings in servers),
+        return_exceptions=True,
     )
     failures = [end for end in ended if isinstance(end, BaseException)]
     if failures:
         raise failures[-1]
 
 
-async def _keep_reading(settings: ReaderSettings, stop: asyncio.Event) -> None:
+async def _keep_reading(
+    settings: ReaderSettings, stop: asyncio.Event, on_reader: OnReader | None
+) -> None:
     while not stop.is_set():
         try:
-            await run_reader(settings, stop)
+            await run_reader(settings, stop, on_reader)
         except CdcError as error:
             logger.error(  # noqa: TRY400  an operator wants the advice and no traceback
                 "reader_failed",

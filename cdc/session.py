@@ -183,6 +183,8 @@ class Session:
             self._reply_asked |= chunk.reply_asked
             metrics.rows_read_total += len(chunk.records)
             metrics.bytes_read_total += chunk.size_bytes
+            if chunk.records:
+                metrics.last_row_us = decoder.prefix.commit_us
             metrics.open_transaction_rows = decoder.transaction_rows
             metrics.received_lsn = max(metrics.received_lsn, chunk.safe)
             if decoder.described:
@@ -264,6 +266,7 @@ class Session:
             asked_us = stopwatch_us()
             sample = Sample(*await fetch_one(opened.sql, SAMPLE_SQL))
             half_us = (stopwatch_us() - asked_us) // 2 + 1
+            self._metrics.process_ahead_us = time.time_ns() // 1_000 - half_us - sample.time_us
             if pace.stepped(Reading(sample.time_us, asked_us + half_us, half_us)):
                 # Now, and not at the next probe: until then every row is stamped wrongly.
                 await self._clock.probe(opened.sql)
@@ -280,8 +283,7 @@ class Session:
         settings = self._settings
         while True:
             state = await slot_state(opened.sql, settings.slot_name)
-            if state is not None:
-                self._room.look(state)
+            self._room.look(state)
             published = await check_publication(opened.sql, settings.publication)
             if published != opened.facts.published:
                 raise PublicationChanged(f"publication {settings.publication} is not the same")

@@ -60,5 +60,6 @@ def status_message(
                 "retry": error.retry,
             },
             **numbers,
+            "local_offset_us": metrics.local_offset_us,
         }
     )

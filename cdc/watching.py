@@ -31,9 +31,14 @@ class RoomWatch:
         self._room = SlotRoom(settings.slot_warn_seconds)
         self._warned_at = float("-inf")
 
-    def look(self, state: SlotState) -> None:
-        """Takes the slot as the server sees it now."""
+    def look(self, state: SlotState | None) -> None:
+        """Takes the slot as the server sees it now; None: there is none."""
         metrics, room, now = self._metrics, self._room, time.monotonic()
+        metrics.slot_checked_us = time.time_ns() // 1_000
+        if state is None:
+            metrics.slot_wal_status, metrics.slot_active = "missing", False
+            return
+        metrics.slot_active = state.active_pid is not None
         room.add(now, state.safe_wal_bytes)
         metrics.slot_wal_status = state.wal_status
         metrics.slot_safe_wal_bytes = state.safe_wal_bytes

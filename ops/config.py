@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from callstate.config import ResolutionConfig
 from ops.config_sections import (
     Clock,
+    Dashboard,
     Kafka,
     Log,
     Reader,
@@ -46,6 +47,7 @@ class Config(BaseSettings):
     reader: Reader = Reader()
     worker: Worker = Worker()
     retention: Retention = Retention()
+    dashboard: Dashboard = Dashboard()
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -133,7 +135,7 @@ def reader_settings(config: Config, server_name: str) -> ReaderSettings:
         publication=server.publication,
         probe_seconds=config.clock.probe_interval_seconds,
         start_mode=StartMode(section.start_mode),
-        **section.model_dump(exclude={"start_mode"}),
+        **section.model_dump(exclude={"start_mode", "metrics_listen"}),
     )
 
 
@@ -163,7 +165,7 @@ def worker_settings(config: Config) -> WorkerSettings:
             replication_factor=kafka.replication_factor,
             worker_id=section.id or default_worker_id(),
             retention_days=config.retention.cdr_days if config.retention.enabled else 0.0,
-            **section.model_dump(exclude={"id", "cdr_stream"}),
+            **section.model_dump(exclude={"id", "cdr_stream", "metrics_listen"}),
         )
     except SettingsError as error:
         raise ConfigError(f"worker: {error}", error.advice) from error

@@ -55,11 +55,18 @@ Text = Annotated[str, Field(min_length=1)]
 
 class Section(BaseModel):
     """A table of the file: frozen, and every name in it known."""
+def _listen(address: str) -> str:
+    if address and not re.fullmatch(r"\S+:\d{1,5}", address):
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:9108")
+    return address
+
+
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def settings_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+Listen = Annotated[str, AfterValidator(_listen)]
     """A section's settings by the names that operators write."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
@@ -353,6 +360,9 @@ class Worker(Section):
     linger_seconds: Seconds = Field(
         default=0.1, ge=0, le=5, description="how long CDRs may wait for others to be written with"
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
+    )
     progress_interval_seconds: Seconds = Field(
         default=1.0, ge=0.05, le=5, description="how often the watermark is committed when idle"
     )
@@ -410,3 +420,38 @@ class Retention(Section):
         le=36_500,
         description="events on the servers: `cdrstream purge --servers`",
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
+    )
+
+
+class Dashboard(Section):
+    """The pages. Beyond loopback they want a login and encryption, and start with nothing less."""
+
+    listen: Listen = Field(default="127.0.0.1:8470", description="HOST:PORT of the pages")
+    password_hash: SecretStr | None = Field(
+        default=None,
+        description="who looks must log in; made by `cdrstream dashboard --hash-password`",
+    )
+    trusted_proxy_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
+        default=None,
+        description="a reverse proxy logs people in and names them in this header; none, no page",
+    )
+    tls_certificate: Text | None = Field(default=None, description="file; with `tls_key`: HTTPS")
+    tls_key: Text | None = Field(default=None, description="file of its private key")
+    tls_by_proxy: bool = Field(
+        default=False, description="a reverse proxy on the way encrypts: plain HTTP is fine here"
+    )
+    hosts: tuple[Text, ...] = Field(
+        default=(), description="further names under which browsers may ask for the pages"
+    )
+    dsn: ServerDsn | None = Field(
+        default=None, description="a role that may only SELECT; default: `sink.dsn`, used read-only"
+    )
+    privacy: Literal["full", "masked", "none"] = Field(
+        default="full", description="addresses of people: shown, their ends hidden, or not shown"
+    )
+    slots: bool = Field(
+        default=True, description="look at the servers' slots itself, for when a reader is away"
+    )
+    clients_max: Whole = Field(default=128, ge=1, le=10_000, description="live connections at once")

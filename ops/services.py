@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,12 @@ from ops.errors import EXIT_FAILED, EXIT_USAGE, ConfigError
 from ops.invocation import Invocation
 
 if TYPE_CHECKING:
-    from cdc.settings import ReaderSettings
+    from prometheus_client.registry import Collector
 
+    from cdc.settings import ReaderSettings
+    from stream_app.worker import Worker
+
+ALIVE_SECONDS = 10.0
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 logger = logging.getLogger(__name__)
@@ -54,14 +60,16 @@ def run_reader(
         settings = [replace(each, start_mode=StartMode.NOW) for each in settings]
     invocation.start_logs()
     logger.info("reader_starts", extra={"servers": ", ".join(chosen)})
-    interrupted = asyncio.run(_read(settings))
+    interrupted = asyncio.run(_read(settings, config.reader.metrics_listen))
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-async def _read(settings: Sequence[ReaderSettings]) -> bool:
+async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool:
+    from cdc.exposition import ReaderCollector  # noqa: PLC0415
     from cdc.reader import run_readers  # noqa: PLC0415  a worker's machine needs no reader
 
+    collector, pulse = ReaderCollector(), Pulse()
     stop, interrupted = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -73,8 +81,46 @@ async def _read(settings: Sequence[ReaderSettings]) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
-    await run_readers(settings, stop)
+    beating = asyncio.ensure_future(pulse.beat_for_ever())
+    try:
+        with _metrics(metrics_listen, collector, pulse.alive, lambda: collector.ready):
+            await run_readers(settings, stop, collector.add)
+    finally:
+        beating.cancel()
     return interrupted.is_set()
+
+
+class Pulse:
+    """Whether an event loop lives, as another thread sees it."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    async def beat_for_ever(self) -> None:
+        """On the loop."""
+        while True:
+            self._at = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    def alive(self) -> bool:
+        """On any thread."""
+        return time.monotonic() - self._at < ALIVE_SECONDS
+
+
+@contextmanager
+def _metrics(
+    listen: str, collector: Collector, healthy: Callable[[], bool], ready: Callable[[], bool]
+) -> Iterator[None]:
+    if not listen:
+        yield
+        return
+    from ops.metrics_http import MetricsServer  # noqa: PLC0415  only who is measured needs it
+
+    server = MetricsServer(listen, collector, healthy, ready)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def run_worker(invocation: Invocation) -> None:
@@ -84,11 +130,28 @@ def run_worker(invocation: Invocation) -> None:
         ConfigError: The sink is not configured.
         StreamAppError: It cannot go on; the supervisor starts it again.
     """
-    settings = worker_settings(invocation.config)
+    config = invocation.config
+    settings = worker_settings(config)
     invocation.start_logs()
     logger.info("worker_starts", extra={"worker": settings.worker_id})
     from stream_app.worker import run_worker as run  # noqa: PLC0415  Faust takes a second to load
 
-    code = run(settings)
+    with ExitStack() as stack:
+
+        def measure(worker: Worker) -> None:
+            from stream_app.metrics import WorkerCollector  # noqa: PLC0415
+
+            floor = config.resolution.allowed_lateness_seconds + config.reader.heartbeat_seconds
+            collector = WorkerCollector(lambda: worker.told, config.server_names, floor)
+            stack.enter_context(
+                _metrics(
+                    config.worker.metrics_listen,
+                    collector,
+                    lambda: worker.looked_seconds_ago < ALIVE_SECONDS,
+                    lambda: worker.ready,
+                )
+            )
+
+        code = run(settings, measure)
     if code:  # it has said why in its log; of its own codes only "settings" is one of ours
         raise typer.Exit(EXIT_USAGE if code == EXIT_USAGE else EXIT_FAILED)

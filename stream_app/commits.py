@@ -27,6 +27,7 @@ from stream_app.cdr_stream import cdr_record
 from stream_app.changelog import Outbox, OutRecord
 from stream_app.dead_letters import dead_letter
 from stream_app.errors import Retry, StreamAppError
+from stream_app.metrics import ERRORS, count_commit
 from stream_app.partition import Commit, PartitionWorker
 from stream_app.settings import WorkerSettings
 from stream_app.sink import Poison, Sink, Written
@@ -51,6 +52,7 @@ class CommitFigures:
     fenced: int = 0
     retries: int = 0
     last_seconds: float = 0.0
+    watermarks_us: dict[int, int] = field(default_factory=dict)  # partition: as the sink has it
     failing_since: float | None = None  # wall time
     failure: str = ""
     advice: str = ""
@@ -128,6 +130,7 @@ class Commits:
         figures = self.figures
         figures.retries += 1
         figures.failure, figures.advice = str(error), error.advice
+        ERRORS.labels(type(error).__name__).inc()
         if figures.failing_since is None:
             figures.failing_since = time.time()
             log.error("commit_failed", extra={"error": str(error), "advice": error.advice})
@@ -265,3 +268,13 @@ class Commits:
         figures.poison += len(written.poison)
         figures.records += sum(part.records for part in parts)
         figures.last_seconds = seconds
+        for part in parts:
+            if part.progress.watermark_us is not None:
+                figures.watermarks_us[part.partition] = part.progress.watermark_us
+        ends = (
+            call.cdr.end_time_us
+            for part in parts
+            for call in part.calls
+            if call.cdr is not None and call.cdr.end_time_us and not call.provenance.changed
+        )
+        count_commit(seconds, ends, time.time())

@@ -11,6 +11,7 @@ its last committed state: one bad record never stops it.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ from stream_app.changelog import PARTITION_KEY, Headers, OutRecord, changelog_re
 from stream_app.dead_letters import dead_letter
 from stream_app.effect_log import log_effect
 from stream_app.errors import StreamAppError
+from stream_app.metrics import BATCH_SECONDS, Counted, count_effect
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
 
@@ -164,6 +166,7 @@ class PartitionWorker:
                 f"partition {self.partition} cannot be taken up: {error}",
                 "a newer version has written it: use that version, or a newer one",
             ) from error
+        self._counted = Counted(self.processor.counters.to_json())
 
     @property
     def pending_records(self) -> int:
@@ -280,11 +283,13 @@ class PartitionWorker:
         stretch.tokens.append(token)
         stretch.records += len(records)
         self.records_total += len(records)
+        begun = time.perf_counter()
         try:
             self._apply(topic, fresh, read)
         except Exception:
             log.exception("processor_failed", extra={"partition": self.partition, "topic": topic})
             self._feed_again_one_by_one()
+        BATCH_SECONDS.observe(time.perf_counter() - begun)
 
     def _fresh(self, topic: str, records: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
         position = self.positions[topic]
@@ -306,6 +311,7 @@ class PartitionWorker:
     def _note(self, effects: Iterable[Effect], topic: str, records: Sequence[KafkaRecord]) -> None:
         settings, stretch = self._settings, self._stretch
         for effect in effects:
+            count_effect(effect)
             if isinstance(effect, EmitCdr):
                 stretch.calls[effect.cdr.call_id] = CallWrite(effect.provenance, effect.cdr)
             elif isinstance(effect, HideCall):
@@ -397,6 +403,8 @@ class PartitionWorker:
             for call_id, encoded in self.calls.take_changes()
         ]
         self._committed_state = self._state()
+        counters = self.processor.counters.to_json()
+        self._counted.now(counters)
         # Last, so that a changelog that holds it holds all calls that it speaks of.
         changelog.append(
             changelog_record(
@@ -413,7 +421,7 @@ class PartitionWorker:
                 self.epoch,
                 dict(self.positions),
                 self.processor.watermark_us,
-                self.processor.counters.to_json(),
+                counters,
             ),
             side_records=tuple(stretch.side_records),
             changelog=tuple(changelog),

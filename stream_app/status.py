@@ -77,7 +77,10 @@ def worker_status(
         "state": state,
         "group": settings.group_id,
         "partitions": {
-            str(number): partition_status(settings, worker, end_offset)
+            str(number): {
+                **partition_status(settings, worker, end_offset),
+                "written_watermark_us": figures.watermarks_us.get(number),
+            }
             for number, worker in sorted(workers.items())
         },
         "open_calls": sum(len(worker.calls) for worker in workers.values()),
@@ -123,6 +126,8 @@ def partition_status(
                 "state": (
                     "set_aside"
                     if source.set_aside
+                    else "untrusted"
+                    if source.untrusted
                     else "never_seen"
                     if source.frontier_us is None
                     else "active"

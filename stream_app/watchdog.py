@@ -75,6 +75,11 @@ class LoopWatch:
         """The loop lives."""
         self._tick = time.monotonic()
 
+    @property
+    def seconds_ago(self) -> float:
+        """Since the last tick."""
+        return time.monotonic() - self._tick
+
     def stop(self) -> None:
         """Ends the looking."""
         self._stop.set()

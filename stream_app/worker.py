@@ -13,7 +13,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from stream_app.background import BackgroundThread
 from stream_app.batches import Room
 from stream_app.changelog import Outbox
 from stream_app.commits import Commits
-from stream_app.errors import Retry, SettingsError, Stalled, StreamAppError
+from stream_app.errors import BrokerUnavailable, Retry, SettingsError, Stalled, StreamAppError
 from stream_app.partition import PartitionWorker
 from stream_app.retention import purge
 from stream_app.settings import WorkerSettings
@@ -42,11 +42,14 @@ EXIT_FAILED = 1
 EXIT_BAD_CONFIGURATION = 2
 
 LOOK_SECONDS = 1.0
+BROKER_PATIENCE_SECONDS = 2.0  # then it is said that we wait
 REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
 
 
-def run_worker(settings: WorkerSettings) -> int:
+def run_worker(settings: WorkerSettings, on_worker: Callable[[Worker], None] | None = None) -> int:
     """Runs one worker until SIGTERM or SIGINT, then finishes what it holds.
+
+    `on_worker` is given the worker before it starts, for those who measure it.
 
     Returns:
         0 after a signal; 1 when it failed; 2 for settings that cannot work; 70 when its partitions
@@ -55,7 +58,7 @@ def run_worker(settings: WorkerSettings) -> int:
     quiet_frameworks()
     _collect_rarely()
     try:
-        return asyncio.run(_run(settings, handle_signals=True))
+        return asyncio.run(_run(settings, on_worker, handle_signals=True))
     except SettingsError as error:
         log.error(  # noqa: TRY400  one line says it all
             "bad_settings", extra={"error": str(error), "advice": error.advice}
@@ -85,7 +88,12 @@ def quiet_frameworks() -> None:
     logging.getLogger("stream_app.librdkafka").setLevel(logging.CRITICAL)
 
 
-async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
+async def _run(
+    settings: WorkerSettings,
+    on_worker: Callable[[Worker], None] | None = None,
+    *,
+    handle_signals: bool,
+) -> int:
     stop = asyncio.Event()
     if handle_signals and threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
@@ -94,24 +102,30 @@ async def _run(settings: WorkerSettings, *, handle_signals: bool) -> int:
     await _topics_ready(settings, stop)
     if stop.is_set():
         return EXIT_DONE
-    return await Worker(settings).run(stop)
+    worker = Worker(settings)
+    if on_worker is not None:
+        on_worker(worker)
+    return await worker.run(stop)
 
 
 async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    """Waits for a broker that is not there yet."""
+    """Waits for a broker that is not there yet, and says so once, soon."""
     pause = 0.2
     told = False
     while not stop.is_set():
+        asked = asyncio.create_task(asyncio.to_thread(ensure_topics, settings))
+        answered, _ = await asyncio.wait({asked}, timeout=BROKER_PATIENCE_SECONDS)
+        if not answered and not told:
+            told = True
+            _waiting_for_broker(BrokerUnavailable("the broker does not answer"))
         try:
-            created = await asyncio.to_thread(ensure_topics, settings)
+            created = await asked
         except StreamAppError as error:
             if error.retry is not Retry.TIMED:
                 raise SettingsError(str(error), error.advice) from error
             if not told:
-                log.error(  # noqa: TRY400
-                    "waiting_for_broker", extra={"error": str(error), "advice": error.advice}
-                )
                 told = True
+                _waiting_for_broker(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
             pause = min(pause * 2, settings.retry_seconds_max)
@@ -119,6 +133,10 @@ async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
             if created:
                 log.info("topics_created", extra={"topics": created})
             return
+
+
+def _waiting_for_broker(error: StreamAppError) -> None:
+    log.error("waiting_for_broker", extra={"error": str(error), "advice": error.advice})
 
 
 class Worker:
@@ -159,6 +177,7 @@ class Worker:
         self._status = StatusProducer(settings)
         self._watch = LoopWatch(settings.stall_seconds)
         self._movement = Movement(settings.stall_seconds)
+        self.told: dict[str, Any] = self.status()  # the newest, for other threads
 
     def _on_fenced(self, number: int, epoch: int) -> None:
         self.assignment.on_fenced(number, epoch)  # made after `commits`, which calls it
@@ -207,7 +226,8 @@ class Worker:
             self._watch.tick()
             now = time.monotonic()
             if now >= next_status:
-                self._status.send(self.status())
+                self.told = self.status()
+                self._status.send(self.told)
                 next_status = now + self.settings.status_interval_seconds
             await self._judge(now)
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
@@ -284,6 +304,16 @@ class Worker:
             recovery_seconds=self.assignment.recovery_seconds,
             started_at=self.started_at,
         )
+
+    @property
+    def looked_seconds_ago(self) -> float:
+        """How long ago the event loop last showed that it lives; from any thread."""
+        return self._watch.seconds_ago
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has its partitions and can write what they give."""
+        return self.assignment.ready and self.commits.figures.failing_since is None
 
     async def _judge(self, now: float) -> None:
         """Raises Stalled where partitions, or a rebalance, stand still and nobody is away."""

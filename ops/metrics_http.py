@@ -1,0 +1,156 @@
+"""`/metrics`, `/healthz` and `/readyz` of one process, answered by a thread of its own.
+
+Owns the little server. Refuses to know what is measured and what healthy means: functions say.
+
+A thread, so that an event loop that hangs is still seen to hang. Health asks nobody else: a broker
+that is away must not make a supervisor restart everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ops.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS: Final = 5.0
+CONNECTIONS_MAX: Final = 16
+
+
+class MetricsServer:
+    """Answers until `close`.
+
+    Args:
+        listen: `HOST:PORT`; port 0 takes a free one, see `port`.
+        collector: What is measured.
+        healthy: Whether the process lives.
+        ready: Whether it does its work.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        collector: Collector,
+        healthy: Callable[[], bool],
+        ready: Callable[[], bool],
+    ) -> None:
+        registry = process_registry()
+        registry.register(collector)
+        host, port = split_listen(listen)
+        try:
+            self._server = _Server((host, port), _handler(registry, healthy, ready))
+        except OSError as error:
+            raise ConfigError(
+                f"metrics_listen = {listen!r}: {error.strerror}",
+                "another process may answer there; give each its own, by CDRSTREAM_... or --set",
+            ) from error
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        log.info("metrics_served", extra={"listen": f"{host}:{self.port}"})
+
+    def close(self) -> None:
+        """No answer any more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry with what every process tells: its version, memory and processor time."""
+    registry = CollectorRegistry(auto_describe=False)
+    Info("cdrstream_build", "the program's version", registry=registry).info(
+        {"version": version("cdrstream")}
+    )
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, brackets around IPv6 taken off.
+
+    Raises:
+        ConfigError: It is written otherwise.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 65_536):
+        raise ConfigError(f"listen = {listen!r}: must be HOST:PORT", "for example 127.0.0.1:9108")
+    return host.strip("[]"), int(port)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = CONNECTIONS_MAX
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        import socket  # noqa: PLC0415
+
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """One thread a request, and never more than a handful."""
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)  # type: ignore[arg-type]
+            return
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no news."""
+        log.debug("metrics_request_failed", exc_info=True)
+
+
+def _handler(
+    registry: CollectorRegistry, healthy: Callable[[], bool], ready: Callable[[], bool]
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_SECONDS
+        server_version = "cdrstream"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                encode, kind = choose_encoder(self.headers.get("Accept") or "")
+                self._answer(200, encode(registry), kind)
+            elif path in ("/healthz", "/readyz"):
+                fine = (healthy if path == "/healthz" else ready)()
+                self._answer(200 if fine else 503, b"ok\n" if fine else b"no\n")
+            else:
+                self._answer(404, b"/metrics, /healthz or /readyz\n")
+
+        do_HEAD = do_GET
+
+        def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: a scrape every few seconds is no news."""
+
+    return Handler
