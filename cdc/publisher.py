@@ -16,12 +16,13 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from callstate.envelope import EVENT, KIND_HEADER, SERVER_HEADER
+from callstate.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
 from cdc.errors import CdcError, KafkaFatal
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import Chunk, Out
 from cdc.position_store import kafka_error
 from cdc.positions import Batch, Positions
-from cdc.settings import DEAD_LETTER_BYTES_MAX, ReaderSettings, TopicNames
+from cdc.settings import ReaderSettings
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Publisher:
     def _delivery_failed(self, error: KafkaError, message: Any, batch: Batch) -> None:
         """A poison record becomes a dead letter; anything else ends this producer."""
         topic = message.topic()
-        if error.code() in _POISON and not topic.endswith(TopicNames.dead_letter("")):
+        if error.code() in _POISON and not topic.endswith(dead_letter_topic("")):
             self._dead_letter(error, message, batch)
         else:
             self._fail(kafka_error(error, f"a record for {topic} was refused"))
@@ -200,7 +201,7 @@ class Publisher:
             extra = [] if cut >= len(value) else [("truncated", str(len(value)).encode())]
             try:
                 self._producer.produce(
-                    TopicNames.dead_letter(topic),
+                    dead_letter_topic(topic),
                     value[:cut],
                     key,
                     on_delivery=self._dead_letter_reporter(batch, topic, key, value, cut),

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from callstate.topics import RETENTION_DAYS
+
 CALL_TABLE = "call_state_events"
 OBSERVER_TABLE = "observer_state_events"
-# What the event topic refuses for its size fits into its dead letters up to this, whole.
-DEAD_LETTER_BYTES_MAX = 8 * 1024 * 1024
 
 
 class StartMode(StrEnum):
@@ -34,11 +34,6 @@ class TopicNames:
     positions: str = "sipx.reader-positions"
     status: str = "sipx.status"
 
-    @staticmethod
-    def dead_letter(topic: str) -> str:
-        """Where records go that `topic` refuses."""
-        return f"{topic}.dead-letter"
-
 
 @dataclass(frozen=True, slots=True)
 class ReaderSettings:
@@ -53,6 +48,7 @@ class ReaderSettings:
         reference: This server is the reference: its offset is 0 by definition.
         partitions: Of the event topic, used when the reader has to create it.
         replication_factor: Of topics that the reader creates; -1 is the broker's default.
+        topic_retention_days: How long such a topic of events keeps them.
         slot: Replication slot; empty means `cdrstream_<server>`.
         accept_server_change: Go on, by a new backfill, where the stored position belongs to
             another system, timeline or future.
@@ -79,6 +75,7 @@ class ReaderSettings:
     topics: TopicNames = TopicNames()
     partitions: int = 8
     replication_factor: int = -1
+    topic_retention_days: float = RETENTION_DAYS
     slot: str = ""
     publication: str = "cdrstream"
     start_mode: StartMode = StartMode.BACKFILL

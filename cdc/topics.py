@@ -1,7 +1,7 @@
 """The topics that readers write, made where they are missing.
 
-Owns their settings. Refuses to change a topic that exists: its partitions are fixed for life, and
-its settings are the operator's.
+Owns which of them a reader needs; `callstate.topics` says how they must be. Refuses to change a
+topic that exists: its partitions are fixed for life, and its settings are the operator's.
 """
 
 from __future__ import annotations
@@ -16,36 +16,27 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
+from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from cdc.errors import KafkaUnreachable
 from cdc.position_store import kafka_error
-from cdc.settings import DEAD_LETTER_BYTES_MAX, ReaderSettings
+from cdc.settings import ReaderSettings
 
 logger = logging.getLogger(__name__)
 
-_DAY_MS = 86_400_000
-_HORIZON = {"cleanup.policy": "delete", "retention.ms": str(35 * _DAY_MS)}
-_DEAD = {**_HORIZON, "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}
-# Small segments, so that compaction keeps up and a start reads little.
-_COMPACTED = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(4 * 1024 * 1024),
-    "segment.ms": str(3_600_000),
-    "min.cleanable.dirty.ratio": "0.1",
-    "delete.retention.ms": str(_DAY_MS),
-}
 
-
-def topic_plan(settings: ReaderSettings) -> dict[str, tuple[int, dict[str, str]]]:
-    """Name to (partitions, settings) of every topic that a reader needs."""
+def topic_specs(settings: ReaderSettings) -> list[TopicSpec]:
+    """Every topic that a reader needs."""
     names = settings.topics
-    return {
-        names.events: (settings.partitions, _HORIZON),
-        names.observers: (1, _HORIZON),
-        names.dead_letter(names.events): (1, _DEAD),
-        names.dead_letter(names.observers): (1, _DEAD),
-        names.positions: (1, _COMPACTED),
-        names.status: (1, _COMPACTED),
-    }
+    wanted = (
+        (TopicKind.EVENTS, names.events),
+        (TopicKind.OBSERVERS, names.observers),
+        (TopicKind.DEAD_LETTERS, dead_letter_topic(names.events)),
+        (TopicKind.DEAD_LETTERS, dead_letter_topic(names.observers)),
+        (TopicKind.POSITIONS, names.positions),
+        (TopicKind.STATUS, names.status),
+    )
+    days = settings.topic_retention_days
+    return [topic_spec(kind, name, settings.partitions, days) for kind, name in wanted]
 
 
 def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
@@ -56,17 +47,19 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
         KafkaRefused: A topic is missing and may not be made.
     """
     admin = AdminClient(_options(settings))
-    plan = topic_plan(settings)
+    specs = topic_specs(settings)
     try:
         there = admin.list_topics(timeout=timeout_seconds).topics
         missing = [
-            NewTopic(name, parts, settings.replication_factor, config=config)
-            for name, (parts, config) in plan.items()
-            if name not in there
+            NewTopic(
+                spec.name, spec.partitions, settings.replication_factor, config=dict(spec.config)
+            )
+            for spec in specs
+            if spec.name not in there
         ]
         if missing:
             _create(admin, missing, timeout_seconds)
-            there = _wait_for(admin, plan, timeout_seconds)
+            there = _wait_for(admin, [spec.name for spec in specs], timeout_seconds)
     except KafkaException as error:
         raise kafka_error(error.args[0], "asking for topics") from error
     found = there.get(settings.topics.events)

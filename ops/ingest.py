@@ -17,8 +17,8 @@ from typing import Any, Final, NoReturn
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from callstate.envelope import EVENT
+from callstate.topics import dead_letter_topic
 from cdc.publisher import headers, producer_options
-from cdc.settings import TopicNames
 from ops import row_files
 from ops.errors import OpsError, UsageError
 from ops.file_events import FORMS, Bad, Counted, Good, IngestOptions, records
@@ -37,7 +37,7 @@ class Ingestion:
     def __init__(self, kafka: Mapping[str, object], topic: str, options: IngestOptions) -> None:
         self._options = options
         self._topic = topic
-        self._dead = TopicNames.dead_letter(topic)
+        self._dead = dead_letter_topic(topic)
         self._failure: str | None = None
         self._headers: dict[str, Any] = {}
         self._told_at = time.monotonic()
@@ -187,7 +187,7 @@ def run(
         sys.stderr.write("\r\x1b[K")
     sys.stderr.write(f"{counted.acknowledged} rows on {topic}")
     if counted.bad:
-        sys.stderr.write(f"; {counted.bad} bad rows on {TopicNames.dead_letter(topic)}")
+        sys.stderr.write(f"; {counted.bad} bad rows on {dead_letter_topic(topic)}")
     if counted.skipped:
         sys.stderr.write(f"; {counted.skipped} heartbeats and gaps left out")
     sys.stderr.write("\n")

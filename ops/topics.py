@@ -1,15 +1,16 @@
-"""The topics of Kafka: which there are, how they must be, whether they are, and their creation.
+"""The topics of Kafka: which there are, whether they are as they must be, and their creation.
 
-Owns names, partition counts and cleanup policies. Refuses to read or write records. The changelog
-of the open calls belongs to the stream app, which makes it itself.
+Owns their names; `callstate.topics` says how each must be. Refuses to read or write records. The
+changelog of the open calls belongs to the stream app, which makes it itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from ops.errors import OpsError
 
 if TYPE_CHECKING:
@@ -18,74 +19,36 @@ if TYPE_CHECKING:
     from ops.config_sections import Kafka
 
 TIMEOUT_SECONDS: Final = 10.0
-DAY_MS: Final = 86_400_000
-# What the event topic refuses for its size must fit here, whole.
-DEAD_LETTER_BYTES_MAX: Final = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What one topic must be.
-
-    Attributes:
-        name: Whole name.
-        partitions: Count; fixed when the topic is created.
-        config: The broker's settings of that topic which matter to us.
-        meaning: What it carries, in a few words.
-    """
-
-    name: str
-    partitions: int
-    config: tuple[tuple[str, str], ...]
-    meaning: str
-
-    @property
-    def compacted(self) -> bool:
-        """Whether only the last record of each key is kept."""
-        return ("cleanup.policy", "compact") in self.config
 
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
     """What the broker says of a topic; `partitions` is None where there is no such topic."""
 
-    topic: Topic
+    topic: TopicSpec
     partitions: int | None
     replication_factor: int | None = None
-    config: tuple[tuple[str, str], ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
 
     def setting(self, name: str) -> str | None:
         """One of the broker's settings of that topic."""
-        return dict(self.config).get(name)
+        return self.config.get(name)
 
 
-def required(kafka: Kafka) -> list[Topic]:
+def required(kafka: Kafka) -> list[TopicSpec]:
     """Every topic that the configuration asks for."""
-    kept = (
-        ("cleanup.policy", "delete"),
-        ("retention.ms", str(round(kafka.retention_days * DAY_MS))),
+    events, observers = kafka.events_topic, kafka.topic("observer-state-events")
+    wanted = (
+        (TopicKind.EVENTS, events),
+        (TopicKind.DEAD_LETTERS, dead_letter_topic(events)),
+        (TopicKind.REFERENCES, kafka.topic("call-references")),
+        (TopicKind.CDRS, kafka.topic("cdrs")),
+        (TopicKind.OBSERVERS, observers),
+        (TopicKind.DEAD_LETTERS, dead_letter_topic(observers)),
+        (TopicKind.POSITIONS, kafka.topic("reader-positions")),
+        (TopicKind.STATUS, kafka.topic("status")),
     )
-    dead = (*kept, ("max.message.bytes", str(DEAD_LETTER_BYTES_MAX)))
-    # Small segments, so that compaction keeps up and a start reads little.
-    compacted = (
-        ("cleanup.policy", "compact"),
-        ("segment.bytes", str(4 * 1024 * 1024)),
-        ("segment.ms", str(DAY_MS // 24)),
-        ("min.cleanable.dirty.ratio", "0.1"),
-        ("delete.retention.ms", str(DAY_MS)),
-    )
-    events, count = kafka.events_topic, kafka.partitions
-    observers = kafka.topic("observer-state-events")
-    return [
-        Topic(events, count, kept, "events, heartbeats and gaps"),
-        Topic(f"{events}.dead-letter", 1, dead, "what could not be read, with the reason"),
-        Topic(kafka.topic("call-references"), count, kept, "questions between calls"),
-        Topic(kafka.topic("cdrs"), count, kept, "revisions of CDRs"),
-        Topic(observers, 1, kept, "restarts of the proxies"),
-        Topic(f"{observers}.dead-letter", 1, dead, "what of these could not be read"),
-        Topic(kafka.topic("reader-positions"), 1, compacted, "how far each reader has got"),
-        Topic(kafka.topic("status"), 1, compacted, "what each process says of itself"),
-    ]
+    return [topic_spec(kind, name, kafka.partitions, kafka.retention_days) for kind, name in wanted]
 
 
 def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> AdminClient:
@@ -105,7 +68,7 @@ def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Admi
 
 
 def states(
-    kafka: Kafka, topics: Sequence[Topic], timeout_seconds: float = TIMEOUT_SECONDS
+    kafka: Kafka, topics: Sequence[TopicSpec], timeout_seconds: float = TIMEOUT_SECONDS
 ) -> list[TopicState]:
     """How each topic is now.
 
@@ -134,7 +97,7 @@ def states(
             continue
         partitions = known[topic.name].partitions
         replicas = min((len(part.replicas) for part in partitions.values()), default=0)
-        settings = tuple((name, str(e.value)) for name, e in configs[topic.name].items())
+        settings = {name: str(e.value) for name, e in configs[topic.name].items()}
         found.append(TopicState(topic, len(partitions), replicas, settings))
     return found
 
@@ -159,7 +122,7 @@ def wrong_count(state: TopicState) -> OpsError:
     )
 
 
-def create_missing(kafka: Kafka) -> Iterator[tuple[Topic, bool]]:
+def create_missing(kafka: Kafka) -> Iterator[tuple[TopicSpec, bool]]:
     """Creates what is missing; yields every topic and whether it was created now.
 
     Raises:

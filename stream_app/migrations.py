@@ -34,6 +34,24 @@ OUR_TABLES: Final = (
     "active_calls",
     "cdrstream_migrations",
 )
+_REMEMBERED: Final = (
+    "CREATE TABLE IF NOT EXISTS cdrstream_migrations ("
+    "number int4 PRIMARY KEY, name text NOT NULL, "
+    "applied_at timestamptz NOT NULL DEFAULT now())"
+)
+_REMEMBER: Final = "INSERT INTO cdrstream_migrations (number, name) VALUES ({}, {})"
+
+# Table or view to what the worker does there.
+SINK_RIGHTS: Final = {
+    "cdrs": "SELECT, INSERT, UPDATE, DELETE",
+    "cdr_provenance": "SELECT, INSERT, UPDATE, DELETE",
+    "active_calls": "SELECT, INSERT, UPDATE, DELETE",
+    "sink_progress": "SELECT, INSERT, UPDATE",
+    "cdr_gaps": "SELECT, INSERT, DELETE",
+    "view_cdrs": "SELECT",
+    "version_history": "SELECT",
+    "cdrstream_migrations": "SELECT",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +88,7 @@ def migrate(target: str | Connection) -> list[str]:
     """
     with _connected(target) as connection, connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS cdrstream_migrations ("
-            "number int4 PRIMARY KEY, name text NOT NULL, "
-            "applied_at timestamptz NOT NULL DEFAULT now())"
-        )
+        connection.execute(_REMEMBERED)
         done = {row[0] for row in connection.execute("SELECT number FROM cdrstream_migrations")}
         known = migrations()
         _refuse_newer(done, known)
@@ -85,10 +99,7 @@ def migrate(target: str | Connection) -> list[str]:
             if migration.number > 1 or not has_version_7(connection):
                 connection.execute(migration.statements.encode())
                 applied.append(migration.name)
-            connection.execute(
-                "INSERT INTO cdrstream_migrations (number, name) VALUES (%s, %s)",
-                (migration.number, migration.name),
-            )
+            connection.execute(sql.SQL(_REMEMBER).format(migration.number, migration.name))
         return applied
 
 
@@ -123,28 +134,39 @@ def has_version_7(connection: Connection) -> bool:
     return True
 
 
-def grant_sink(target: str | Connection, role: str) -> None:
-    """Gives a role what the worker needs, and no more: it cannot read or change the events."""
+def migration_script() -> Iterator[str]:
+    """What `migrate` does in a database without any of it, for psql."""
+    yield f"{_REMEMBERED};"
+    for migration in migrations():
+        yield f"-- {migration.name}\n{migration.statements.rstrip()}"
+        remember = sql.SQL(_REMEMBER).format(migration.number, migration.name)
+        yield f"{remember.as_string()};"
+
+
+def sink_grants(role: str, schema: str, database: str) -> list[str]:
+    """What the worker needs, and no more: it cannot read or change the events.
+
+    One statement each; tables are named as the search path finds them.
+    """
+    names = {"role": role, "schema": schema, "database": database}
+    quoted = {name: sql.Identifier(value) for name, value in names.items()}
+    tables = (f"GRANT {rights} ON {table} TO {{role}}" for table, rights in SINK_RIGHTS.items())
     statements = (
+        "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role}",
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance, active_calls TO {role}",
-        "GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role}",
-        "GRANT SELECT, INSERT, DELETE ON cdr_gaps TO {role}",
-        "GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role}",
+        *tables,
         "GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role}",
     )
+    return [sql.SQL(statement).format(**quoted).as_string() for statement in statements]
+
+
+def grant_sink(target: str | Connection, role: str) -> None:
+    """Gives a role what the worker needs."""
     with _connected(target) as connection, connection.transaction():
         row = connection.execute("SELECT current_schema(), current_database()").fetchone()
         assert row is not None
-        for statement in statements:
-            connection.execute(
-                sql.SQL(statement).format(schema=sql.Identifier(row[0]), role=sql.Identifier(role))
-            )
-        connection.execute(
-            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
-                sql.Identifier(row[1]), sql.Identifier(role)
-            )
-        )
+        for statement in sink_grants(role, *row):
+            connection.execute(statement.encode())
 
 
 def _refuse_newer(done: set[int], known: list[Migration]) -> None:

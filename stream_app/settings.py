@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from callstate.config import ResolutionConfig
+from callstate.topics import RETENTION_DAYS, dead_letter_topic
 from stream_app.errors import SettingsError
 
 KafkaValue = str | int | float | bool
@@ -42,6 +43,7 @@ class WorkerSettings:
         cdrs_topic: Revisions of CDRs as a stream; empty: none.
         partitions: Of the event topic; a topic that has another number is refused.
         replication_factor: Of topics that the worker creates; -1 is the broker's default.
+        topic_retention_days: How long such a topic of events keeps them.
         group_id: Consumer group, and first part of the changelog's name.
         worker_id: Name of this worker in statuses, logs and `sink_progress.holder`.
         batch_records_max: Records of one partition that are handed on as one message.
@@ -76,6 +78,7 @@ class WorkerSettings:
     cdrs_topic: str = "sipx.cdrs"
     partitions: int = 8
     replication_factor: int = -1
+    topic_retention_days: float = RETENTION_DAYS
     group_id: str = DEFAULT_GROUP_ID
     worker_id: str = field(default_factory=default_worker_id)
     batch_records_max: int = 2_000
@@ -114,7 +117,7 @@ class WorkerSettings:
     @property
     def dead_letter_topic(self) -> str:
         """Where records go that nothing can be made of."""
-        return f"{self.events_topic}.dead-letter"
+        return dead_letter_topic(self.events_topic)
 
     @property
     def changelog_topic(self) -> str:

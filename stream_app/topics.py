@@ -1,61 +1,35 @@
 """The topics that a worker needs, and that they are as they must be.
 
-Owns their names, partition counts and cleanup. Refuses to know who asks: `provision` and the worker
-both do, so that either may come first.
+Owns which they are; `callstate.topics` says how each must be. Refuses to know who asks: `provision`
+and the worker both do, so that either may come first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from callstate.topics import TopicKind, TopicSpec, topic_spec
 from stream_app.changelog import client_log
 from stream_app.errors import BrokerUnavailable, TopicError
 from stream_app.settings import WorkerSettings
 
-_DAY_MS = 86_400_000
-REBUILD_HORIZON_MS = 35 * _DAY_MS
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """One topic; co-partitioned ones must have exactly `partitions`."""
-
-    name: str
-    partitions: int
-    config: dict[str, str] = field(default_factory=dict)
-    co_partitioned: bool = False
+_ANSWER_SECONDS = 5.0  # well below what an orderly end may take
 
 
 def topic_specs(settings: WorkerSettings) -> list[TopicSpec]:
     """Everything that the stream app reads or writes."""
-    keep = {"cleanup.policy": "delete", "retention.ms": str(REBUILD_HORIZON_MS)}
-    partitions = settings.partitions
-    return [
-        TopicSpec(settings.events_topic, partitions, keep, co_partitioned=True),
-        TopicSpec(settings.references_topic, partitions, keep, co_partitioned=True),
-        TopicSpec(
-            settings.changelog_topic,
-            partitions,
-            {
-                # Compaction alone: deletion by age would forget calls that are still open.
-                "cleanup.policy": "compact",
-                "segment.ms": str(3_600_000),
-                "min.cleanable.dirty.ratio": "0.2",
-                "delete.retention.ms": str(3_600_000),
-            },
-            co_partitioned=True,
-        ),
-        TopicSpec(settings.dead_letter_topic, 1, keep),
-        *([TopicSpec(settings.cdrs_topic, partitions, keep)] if settings.cdrs_topic else []),
-        TopicSpec(
-            settings.status_topic,
-            1,
-            {"cleanup.policy": "compact,delete", "retention.ms": str(_DAY_MS)},
-        ),
+    wanted = [
+        (TopicKind.EVENTS, settings.events_topic),
+        (TopicKind.REFERENCES, settings.references_topic),
+        (TopicKind.CHANGELOG, settings.changelog_topic),
+        (TopicKind.DEAD_LETTERS, settings.dead_letter_topic),
+        (TopicKind.STATUS, settings.status_topic),
     ]
+    if settings.cdrs_topic:
+        wanted.append((TopicKind.CDRS, settings.cdrs_topic))
+    days = settings.topic_retention_days
+    return [topic_spec(kind, name, settings.partitions, days) for kind, name in wanted]
 
 
 def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[str]:
@@ -73,7 +47,7 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
     )
     specs = topic_specs(settings)
     try:
-        there = admin.list_topics(timeout=timeout).topics
+        there = admin.list_topics(timeout=min(timeout, _ANSWER_SECONDS)).topics
     except KafkaException as error:
         raise BrokerUnavailable(f"the broker does not answer: {error}") from error
     for spec in specs:
@@ -87,7 +61,7 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
     if not missing:
         return []
     wanted = [
-        NewTopic(spec.name, spec.partitions, settings.replication_factor, config=spec.config)
+        NewTopic(spec.name, spec.partitions, settings.replication_factor, config=dict(spec.config))
         for spec in missing
     ]
     created = []

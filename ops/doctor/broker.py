@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from callstate.topics import DAY_MS
 from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, fail, ok, warn
 from ops.errors import OpsError
-from ops.topics import DAY_MS, TopicState, broker_away, required, states
+from ops.topics import TopicState, broker_away, required, states
 
 if TYPE_CHECKING:
     from ops.config_sections import Kafka
@@ -51,16 +52,20 @@ def _topic(state: TopicState) -> list[Finding]:
                 f"set kafka.partitions = {state.partitions}, or use a new kafka.topic_prefix",
             )
         )
-    policy = "compact" if topic.compacted else "delete"
-    if state.setting("cleanup.policy") != policy:
+    policy = str(state.setting("cleanup.policy"))
+    if set(policy.split(",")) != topic.cleanup:
+        wanted_policy = ",".join(sorted(topic.cleanup))
+        # Records that are only kept for longer than need be harm nobody.
+        judge = warn if {"compact"} == set(policy.split(",")) < topic.cleanup else fail
         findings.append(
-            fail(
-                f"topic {name} has cleanup.policy = {state.setting('cleanup.policy')}",
-                policy,
-                f"kafka-configs.sh --alter --topic {name} --add-config cleanup.policy={policy}",
+            judge(
+                f"topic {name} has cleanup.policy = {policy}",
+                wanted_policy,
+                f"kafka-configs.sh --alter --topic {name}"
+                f" --add-config cleanup.policy=[{wanted_policy}]",
             )
         )
-    wanted = dict(topic.config).get("retention.ms")
+    wanted = topic.config.get("retention.ms")
     kept = state.setting("retention.ms")
     if wanted and kept and 0 <= int(kept) < int(wanted):
         findings.append(

@@ -12,18 +12,13 @@ from typing import Any, Final
 
 from ops.doctor.checks import Finding, fail, ok, warn
 from ops.doctor.server_facts import connect
+from stream_app.migrations import SINK_RIGHTS
 
 Row = Mapping[str, Any]
 
 SIPXCDR_VERSION: Final = 7
 PROGRESS_STALE_SECONDS: Final = 60
 _PROVISION: Final = "cdrstream provision --admin-dsn sink='host=... user=postgres ...'"
-_WRITTEN: Final = {
-    "cdrs": "SELECT,INSERT,UPDATE,DELETE",
-    "cdr_provenance": "SELECT,INSERT,UPDATE,DELETE",
-    "sink_progress": "SELECT,INSERT,UPDATE",
-    "cdr_gaps": "SELECT,INSERT",
-}
 _RELATIONS: Final = """
 SELECT current_user AS role, current_database() AS database, version() AS version,
     pg_is_in_recovery() AS in_recovery,
@@ -35,7 +30,7 @@ SELECT current_user AS role, current_database() AS database, version() AS versio
 _PRIVILEGE: Final = """
 SELECT to_regclass(%(table)s) IS NOT NULL AS there,
     (SELECT bool_and(has_table_privilege(to_regclass(%(table)s), wanted))
-     FROM unnest(string_to_array(%(wanted)s, ',')) AS wanted) AS may
+     FROM unnest(string_to_array(%(wanted)s, ', ')) AS wanted) AS may
 """
 _REMOTE: Final = """
 SELECT has_table_privilege('cdrremote', to_regclass('cdrs'), 'SELECT')
@@ -91,7 +86,7 @@ def gather(dsn: str, schema: str, events_topic: str) -> SinkFacts:
         database = one(_RELATIONS)
         privileges = {
             table: one(_PRIVILEGE, {"table": table, "wanted": wanted})
-            for table, wanted in _WRITTEN.items()
+            for table, wanted in SINK_RIGHTS.items()
         }
         readable = bool(privileges["sink_progress"]["may"])
         return SinkFacts(

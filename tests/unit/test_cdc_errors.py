@@ -7,7 +7,7 @@ import pytest
 
 from cdc import errors
 from cdc.errors import CdcError, Retry, classify
-from cdc.settings import ReaderSettings, TopicNames
+from cdc.settings import ReaderSettings
 
 DENIED = errors.AccessDenied
 LOST = errors.SlotLost
@@ -70,7 +70,3 @@ def test_slot_names(server: str, slot: str) -> None:
     assert ReaderSettings(server, "", {}).slot_name == slot
     assert ReaderSettings(server, "", {}, slot="own").slot_name == "own"
     assert len(ReaderSettings("x" * 200, "", {}).slot_name) == 63
-
-
-def test_dead_letters_are_beside_their_topic() -> None:
-    assert TopicNames.dead_letter("sipx.x") == "sipx.x.dead-letter"

@@ -228,14 +228,14 @@ class TestBroker:
         [
             ({"partitions": None}, Outcome.FAIL, "there is no topic sipx.call-state-events"),
             ({"partitions": 3}, Outcome.FAIL, "has 3 partitions"),
-            ({"config": (("cleanup.policy", "compact"),)}, Outcome.FAIL, "cleanup.policy"),
+            ({"config": {"cleanup.policy": "compact"}}, Outcome.FAIL, "cleanup.policy"),
             (
-                {"config": (("cleanup.policy", "delete"), ("retention.ms", "86400000"))},
+                {"config": {"cleanup.policy": "delete", "retention.ms": "86400000"}},
                 Outcome.WARN,
                 "keeps 1.0 days",
             ),
             (
-                {"config": (("cleanup.policy", "delete"), ("retention.ms", "-1"))},
+                {"config": {"cleanup.policy": "delete", "retention.ms": "-1"}},
                 Outcome.OK,
                 "as configured",
             ),
@@ -245,6 +245,20 @@ class TestBroker:
         findings = broker.topics(self.states(**change))
         assert outcome(findings) is expected
         assert said in findings[0].found
+
+    @pytest.mark.parametrize(
+        ("policy", "expected"),
+        [
+            ("compact,delete", Outcome.OK),
+            ("delete,compact", Outcome.OK),
+            ("compact", Outcome.WARN),  # what is gone is kept for ever, and harms nobody
+            ("delete", Outcome.FAIL),
+        ],
+    )
+    def test_statuses_are_compacted_and_forgotten(self, policy, expected):
+        *others, status = self.states()
+        config = {**status.config, "cleanup.policy": policy}
+        assert outcome(broker.topics([*others, replace(status, config=config)])) is expected
 
     def test_one_replica_is_a_warning(self):
         assert outcome(broker.replication(self.states(replication_factor=1))) is Outcome.WARN
