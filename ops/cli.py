@@ -103,11 +103,22 @@ def provision(
     print_sql: Annotated[
         bool, typer.Option("--print-sql", help="Print the SQL for doing it by hand; do nothing.")
     ] = False,
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Also give the right to delete old events on the servers."),
+    ] = False,
 ) -> None:
     """Create what is missing: topics, schema, roles, publications, slots. Safe to run again."""
     from ops.provision import run  # noqa: PLC0415
 
-    run(invocation.config, admin_dsn or (), servers=server, print_sql=print_sql, echo=typer.echo)
+    run(
+        invocation.config,
+        admin_dsn or (),
+        servers=server,
+        print_sql=print_sql,
+        echo=typer.echo,
+        purge=purge,
+    )
 
 
 @app.command()

@@ -33,6 +33,15 @@ def _not_a_bool(value: object) -> object:
     return value
 
 
+def _in_lower_case(value: object) -> object:
+    """Kafka's own tools write some names in capitals, librdkafka in lower case: both are taken."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _in_capitals(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 def _readable(dsn: Dsn) -> Dsn:
     wrong = why_no_dsn(dsn.get_secret_value())
     if wrong:
@@ -46,27 +55,27 @@ def _identifier(name: str) -> str:
     return name
 
 
-Whole = Annotated[int, BeforeValidator(_not_a_bool)]
-Seconds = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
-ServerDsn = Annotated[Dsn, AfterValidator(_readable)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and every name in it known."""
 def _listen(address: str) -> str:
     if address and not re.fullmatch(r"\S+:\d{1,5}", address):
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:9108")
     return address
 
 
+Whole = Annotated[int, BeforeValidator(_not_a_bool)]
+Seconds = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
+ServerDsn = Annotated[Dsn, AfterValidator(_readable)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Text = Annotated[str, Field(min_length=1)]
+Listen = Annotated[str, AfterValidator(_listen)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and every name in it known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def settings_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
-Listen = Annotated[str, AfterValidator(_listen)]
     """A section's settings by the names that operators write."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
@@ -90,12 +99,14 @@ class Librdkafka(Section):
     reconnect_backoff_max_ms: Whole | None = Field(
         default=None, ge=0, le=3_600_000, description="ceiling"
     )
-    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
-        default=None, description="how to talk to the broker"
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None = Field(
-        default=None, description="how to log in"
-    )
+    security_protocol: Annotated[
+        Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None,
+        BeforeValidator(_in_lower_case),
+    ] = Field(default=None, description="how to talk to the broker")
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None,
+        BeforeValidator(_in_capitals),
+    ] = Field(default=None, description="how to log in")
     sasl_username: Text | None = Field(default=None, description="user")
     sasl_password: SecretStr | None = Field(default=None, description="its password")
     sasl_kerberos_service_name: Text | None = Field(
@@ -199,6 +210,10 @@ class Server(Section):
     """One PostgreSQL that proxies write to."""
 
     dsn: ServerDsn = Field(description="how the reader connects; needs LOGIN and REPLICATION")
+    purge_dsn: ServerDsn | None = Field(
+        default=None,
+        description="how `purge --servers` connects; a role of its own may delete and read no call",
+    )
     slot: Identifier | None = Field(
         default=None, description="replication slot; default `cdrstream_NAME`"
     )
@@ -345,6 +360,9 @@ class Reader(Section):
     shutdown_seconds: Seconds = Field(
         default=8.0, ge=0.1, le=60, description="limit of waiting for acknowledgements at the end"
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
+    )
 
 
 class Worker(Section):
@@ -359,9 +377,6 @@ class Worker(Section):
     )
     linger_seconds: Seconds = Field(
         default=0.1, ge=0, le=5, description="how long CDRs may wait for others to be written with"
-    )
-    metrics_listen: Listen = Field(
-        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
     )
     progress_interval_seconds: Seconds = Field(
         default=1.0, ge=0.05, le=5, description="how often the watermark is committed when idle"
@@ -405,6 +420,9 @@ class Worker(Section):
     stall_seconds: Seconds = Field(
         default=120.0, ge=5, le=3_600, description="no progress in spite of lag ends the worker"
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
+    )
 
 
 class Retention(Section):
@@ -419,9 +437,6 @@ class Retention(Section):
         gt=0,
         le=36_500,
         description="events on the servers: `cdrstream purge --servers`",
-    )
-    metrics_listen: Listen = Field(
-        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
     )
 
 

@@ -20,6 +20,7 @@ PREFIX: Final = "SIP_CALLRESOLVER_"
 DATABASE: Final = "SIPXCDR"
 DEFAULT_PORT: Final = 5432
 _INT_MAX: Final = 2_147_483_647
+_PORT_MAX: Final = 65_535
 _LOG_LEVELS: Final = {
     "DEBUG": "debug",
     "INFO": "info",
@@ -53,10 +54,7 @@ _NO_MEANING: Final[Mapping[str, int | None]] = {
 }
 _NO_MEANING_BARE: Final = ("CSV_LIMIT", "REPORT_LIMIT", "JSON_LIMIT", "RUN_DAILY", "TIME_TO_RUN")
 _AGES: Final = {"PURGE_AGE_CDR": "cdr_days", "PURGE_AGE_CSE": "event_days"}
-_NOT_YET: Final[Mapping[str, int | None]] = {
-    "AGENT_ADDR": None,
-    "AGENT_PORT": 1,
-}
+_AGENT: Final[Mapping[str, str]] = {"AGENT_ADDR": "0.0.0.0", "AGENT_PORT": "8130"}  # noqa: S104
 
 
 @dataclass(slots=True)
@@ -93,6 +91,7 @@ def read(path: Path, text: str) -> LegacyValues:
         notice = _take(result, line)
         if notice:
             notices.append(f"{line.where}: {line.name} {notice}")
+    _agent(result, lines)
     _databases(result, lines, path)
     result.notices = tuple(notices)
     return result
@@ -136,9 +135,6 @@ def _take(result: LegacyValues, line: _Line) -> str:
         _put(result, ("retention", "enabled"), line.value.upper() == "ENABLE", line)
     elif short in _AGES:
         _put(result, ("retention", _AGES[short]), _whole(line, 1), line)
-    elif short in _NOT_YET:
-        _check(line, _NOT_YET[short])
-        return "has no effect yet"
     elif short in _NO_MEANING or line.name in _NO_MEANING_BARE:
         _check(line, _NO_MEANING.get(short))
         return "has no meaning any more"
@@ -168,6 +164,21 @@ def _put(result: LegacyValues, path: tuple[str, ...], value: object, line: _Line
     result.origins[path] = f"{line.where} {line.name}"
 
 
+def _agent(result: LegacyValues, lines: Mapping[str, _Line]) -> None:
+    """Where active calls are asked for over HTTP; a file that says neither leaves it closed."""
+    said = [lines[name] for name in _AGENT if name in lines]
+    if not said:
+        return
+    told = {name: lines[name].value if name in lines else _AGENT[name] for name in _AGENT}
+    address, port = told["AGENT_ADDR"], told["AGENT_PORT"]
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", address):
+        raise lines["AGENT_ADDR"].fail("must be a host name or an address")
+    if not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= _PORT_MAX:
+        raise lines["AGENT_PORT"].fail(f"must be a number from 1 to {_PORT_MAX}")
+    host = f"[{address}]" if ":" in address else address
+    _put(result, ("worker", "active_listen"), f"{host}:{int(port)}", said[0])
+
+
 def _databases(result: LegacyValues, lines: Mapping[str, _Line], path: Path) -> None:
     """The servers and, on the machine itself, the database that holds the CDRs."""
     default = _Line(f"{PREFIX}CSE_HOSTS", f"localhost:{DEFAULT_PORT}", f"{path} (default)")
@@ -192,8 +203,8 @@ def _hosts(line: _Line) -> list[tuple[str, int]]:
         if not colon and host != "localhost":
             raise line.fail(f"{part!r} has no port: only localhost may go without")
         number = int(port) if re.fullmatch(r"\d{1,5}", port) else 0 if colon else DEFAULT_PORT
-        if not 1 <= number <= 65_535:
-            raise line.fail(f"{part!r}: the port must be a number from 1 to 65535")
+        if not 1 <= number <= _PORT_MAX:
+            raise line.fail(f"{part!r}: the port must be a number from 1 to {_PORT_MAX}")
         if (host, number) in found:
             raise line.fail(f"{part!r} is there twice")
         found.append((host, number))
@@ -224,6 +235,6 @@ _KNOWN: Final = (
     "PURGE",
     *_AGES,
     *_TIMERS,
-    *_NOT_YET,
+    *_AGENT,
     *_NO_MEANING,
 )

@@ -19,6 +19,7 @@ from ops.config import Config, reader_settings
 from ops.dsn import same_host, with_options
 from ops.errors import ConfigError, OpsError, UsageError
 from ops.failures import describe
+from ops.purge import purge_dsn
 from ops.redaction import why_no_dsn
 
 SINK: Final = "sink"
@@ -29,6 +30,7 @@ FAILED: Final = "FAILED"
 # Making a slot waits for every transaction that is open: not for ever.
 _LOCK_TIMEOUT: Final = "-c lock_timeout=15s"
 _DEFAULT_WRITER: Final = "cdr_writer"
+_DATABASE: Final = "SIPXCDR"
 
 Echo = Callable[[str], Any]
 Line = tuple[str, str]
@@ -41,6 +43,7 @@ def run(
     servers: Sequence[str] | None,
     print_sql: bool,
     echo: Echo,
+    purge: bool = False,
 ) -> None:
     """Makes what is missing and says what was made.
 
@@ -52,6 +55,7 @@ def run(
         servers: Only these servers; all by default.
         print_sql: Only print the statements.
         echo: Takes each line.
+        purge: Also give the right to delete old events, which nobody has without.
 
     Raises:
         ConfigError: An unknown server, a DSN that cannot be read.
@@ -62,7 +66,7 @@ def run(
         config.server(name)
     admins = _admins(config, admin_dsns)
     if print_sql:
-        for line in statements(config, names):
+        for line in statements(config, names, purge=purge):
             echo(line)
         return
     steps: list[tuple[str, Callable[[], Iterator[Line]]]] = [
@@ -70,7 +74,7 @@ def run(
     ]
     if config.sink.dsn is not None:
         steps.append((SINK, lambda: _sink(config, _sink_admin(config, admins))))
-    steps += [(f"server {name}", _server_step(config, name, admins)) for name in names]
+    steps += [(f"server {name}", _server_step(config, name, admins, purge=purge)) for name in names]
     failed = [what for what, step in steps if not _told(what, step, echo)]
     if failed:
         raise OpsError(
@@ -133,9 +137,8 @@ def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
     schema = config.sink.schema_name
     with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
         if schema != "public":
-            name = sql.Identifier(schema)
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            connection.execute(sql.SQL("SET search_path TO {}").format(name))
+            for statement in _own_schema(schema):
+                connection.execute(statement)
         applied = migrate(connection)
         for migration in applied:
             yield CREATED, f"sink: schema {migration}"
@@ -172,14 +175,15 @@ def _make_writer(
 
 
 def _server_step(
-    config: Config, name: str, admins: Mapping[str, str]
+    config: Config, name: str, admins: Mapping[str, str], *, purge: bool
 ) -> Callable[[], Iterator[Line]]:
     admin_dsn = admins.get(name) or config.server(name).dsn.get_secret_value()
-    return lambda: _server(config, name, admin_dsn)
+    return lambda: _server(config, name, admin_dsn, purge=purge)
 
 
-def _server(config: Config, name: str, admin_dsn: str) -> Iterator[Line]:
+def _server(config: Config, name: str, admin_dsn: str, *, purge: bool) -> Iterator[Line]:
     from cdc.provision import provision  # noqa: PLC0415  on demand
+    from cdc.purge_rights import grant_purge  # noqa: PLC0415
     from stream_app.migrations import create_event_schema  # noqa: PLC0415
 
     admin_dsn = with_options(admin_dsn, _LOCK_TIMEOUT)
@@ -189,33 +193,46 @@ def _server(config: Config, name: str, admin_dsn: str) -> Iterator[Line]:
             yield CREATED, f"server {name}: tables of SIPXCDR, schema version 7"
     settings = reader_settings(config, name)
     done = provision(admin_dsn, settings, make_slot=True)
+    if purge:
+        done += grant_purge(admin_dsn, purge_dsn(config, name))
     for what in done:
         yield DONE, f"server {name}: {what}"
     if not done:
         yield THERE, f"server {name}: role, rights, publication, slot {settings.slot_name}"
 
 
-def statements(config: Config, names: Sequence[str]) -> Iterator[str]:
+def statements(config: Config, names: Sequence[str], *, purge: bool = False) -> Iterator[str]:
     """The SQL for those who do it by hand, without passwords, each part with its database."""
     from cdc.provision import provision_sql  # noqa: PLC0415  on demand
-    from stream_app.migrations import migrations  # noqa: PLC0415
+    from cdc.purge_rights import purge_sql  # noqa: PLC0415
+    from stream_app.migrations import migration_script, sink_grants  # noqa: PLC0415
 
     for name in names:
         yield f"-- server {name}, in the database that proxies write to"
         settings = reader_settings(config, name)
         yield provision_sql(settings).rstrip("\n")
+        if purge:
+            yield purge_sql(purge_dsn(config, name)).rstrip("\n")
         told = conninfo_to_dict(settings.dsn)
         if told.get("password") is not None:
             yield f"\\password {told.get('user')}"
     if config.sink.dsn is None:
         return
+    schema, role = config.sink.schema_name, _writer(config)
+    database = str(conninfo_to_dict(config.sink_dsn()).get("dbname") or _DATABASE)
     yield "-- sink, in the database that holds the CDRs; leave out what is there"
-    for migration in migrations():
-        yield f"-- {migration.name}\n{migration.statements}"
-    role = sql.Identifier(_writer(config)).as_string()
-    yield f"CREATE ROLE {role} LOGIN;"
-    yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON cdrs, cdr_provenance TO {role};"
-    yield f"GRANT SELECT, INSERT, UPDATE ON sink_progress TO {role};"
-    yield f"GRANT SELECT, INSERT ON cdr_gaps TO {role};"
-    yield f"GRANT SELECT ON view_cdrs, version_history, cdrstream_migrations TO {role};"
-    yield f"GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role};"
+    if schema != "public":
+        yield from (f"{statement.as_string()};" for statement in _own_schema(schema))
+    yield from migration_script()
+    yield f"CREATE ROLE {sql.Identifier(role).as_string()} LOGIN;"
+    yield from (f"{statement};" for statement in sink_grants(role, schema, database))
+    if conninfo_to_dict(config.sink_dsn()).get("password") is not None:
+        yield f"\\password {role}"
+
+
+def _own_schema(schema: str) -> list[sql.Composed]:
+    name = sql.Identifier(schema)
+    return [
+        sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name),
+        sql.SQL("SET search_path TO {}").format(name),
+    ]

@@ -79,8 +79,15 @@ def purge_servers(config: Config) -> Iterator[Outcome]:
             continue
         try:
             yield purge_server(config, name)
+        except psycopg.errors.InsufficientPrivilege as error:
+            advice = "`cdrstream provision --purge` gives the right to delete"
+            yield Outcome(name, 0, f"{_one_line(error)}: {advice}")
         except psycopg.Error as error:
-            yield Outcome(name, 0, " ".join(str(error).split())[:200])
+            yield Outcome(name, 0, _one_line(error))
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def purge_server(
@@ -106,7 +113,11 @@ def purge_server(
     seconds = config.retention.event_days * 86_400
     deleted = 0
     with psycopg.connect(
-        settings.dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS, options=_OPTIONS
+        purge_dsn(config, name),
+        autocommit=True,
+        connect_timeout=_CONNECT_SECONDS,
+        application_name="cdrstream purge",
+        options=_OPTIONS,
     ) as connection:
         while True:
             ids = [row[0] for row in connection.execute(_OLD, (seconds, rows))]
@@ -119,6 +130,12 @@ def purge_server(
                 return Outcome(name, deleted, kept)
             gone = connection.execute("DELETE FROM call_state_events WHERE id = ANY(%s)", (ids,))
             deleted += gone.rowcount
+
+
+def purge_dsn(config: Config, name: str) -> str:
+    """How the purge connects to a server: as a role of its own, else as the reader."""
+    server = config.server(name)
+    return (server.purge_dsn or server.dsn).get_secret_value()
 
 
 _OPTIONS: Final = "-c timezone=UTC -c statement_timeout=60s -c lock_timeout=5s"

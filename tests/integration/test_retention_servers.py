@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from ops.stack import Stack
@@ -24,21 +25,39 @@ def test_only_confirmed_events_are_purged(tmp_path: Path) -> None:
         assert cdrstream("provision", *admins(stack.servers), config=config).returncode == 0
         with stack["a"].connect() as a:
             a.autocommit = True
-            a.execute("GRANT DELETE ON call_state_events TO PUBLIC")
-            a.execute("GRANT SELECT ON call_state_events TO PUBLIC")
             a.execute(INSERT, ("8 days", 30))
             a.execute(INSERT, ("6 days", 4))
             never = cdrstream("purge", "--servers", config=config)
             assert never.returncode == 1
             assert "a: 0 rows purged; kept: its reader" in never.stdout
             with service("reader", config=config, log=tmp_path / "reader.log"):
+                told: list[str] = []
+
+                def refused() -> bool:
+                    told.append(cdrstream("purge", "--servers", config=config).stdout)
+                    return "permission denied" in told[-1]
+
+                until(refused)
+                assert "`cdrstream provision --purge` gives the right" in told[-1]
+                purger = ("--set", f"servers.a.purge_dsn={stack['a'].dsn_for(user='cdr_purger')}")
+                given = cdrstream(
+                    "provision", "--purge", *purger, *admins(stack.servers), config=config
+                )
+                assert "role cdr_purger created" in given.stdout, given.stdout + given.stderr
 
                 def purged() -> bool:
-                    return (
-                        "a: 30 rows purged" in cdrstream("purge", "--servers", config=config).stdout
-                    )
+                    told = cdrstream("purge", "--servers", *purger, config=config)
+                    return "a: 30 rows purged" in told.stdout
 
                 until(purged)
+                assert "cdr_purger" not in cdrstream(
+                    "provision", "--purge", *purger, *admins(stack.servers), config=config
+                ).stdout, "nothing is left to do"  # fmt: skip
+            with (
+                psycopg.connect(stack["a"].dsn_for(user="cdr_purger")) as them,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                them.execute("SELECT from_url FROM call_state_events")
             assert a.execute("SELECT count(*) FROM call_state_events").fetchone() == (4,)
         off = cdrstream("purge", "--set", "retention.enabled=false", config=config)
         assert off.returncode == 0, off.stderr

@@ -279,6 +279,11 @@ class TestTranslation:
             "ssl.ca.location": "/etc/ca.pem",
         }
 
+    def test_kafkas_own_way_of_writing_a_protocol_is_understood(self, write):
+        text = WHOLE.replace('"sasl_ssl"', '"SASL_SSL"').replace("SCRAM-SHA-512", "scram-sha-512")
+        kafka = loading(write(text)).config.kafka
+        assert (kafka.security_protocol, kafka.sasl_mechanism) == ("sasl_ssl", "SCRAM-SHA-512")
+
     def test_a_readers_defaults_are_its_own(self, write):
         path = write("[[servers]]\nname='a'\ndsn='host=x'")
         settings = reader_settings(loading(path).config, "a")

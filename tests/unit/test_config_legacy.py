@@ -73,6 +73,21 @@ def test_what_has_no_meaning_any_more_is_accepted_with_a_notice(reading):
     assert "CSE_POLLING_INTERVAL has no meaning any more" in loaded.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("lines", "listen"),
+    [
+        ("", ""),
+        ("SIP_CALLRESOLVER_AGENT_PORT : 8131\n", "0.0.0.0:8131"),
+        ("SIP_CALLRESOLVER_AGENT_ADDR : 127.0.0.1\n", "127.0.0.1:8130"),
+        ("SIP_CALLRESOLVER_AGENT_ADDR : ::1\nSIP_CALLRESOLVER_AGENT_PORT : 80\n", "[::1]:80"),
+    ],
+)
+def test_active_calls_are_served_where_the_agent_was(reading, lines, listen):
+    loaded = reading(lines)
+    assert loaded.config.worker.active_listen == listen
+    assert loaded.notices == ()
+
+
 def test_our_environment_overrides_it(tmp_path):
     path = tmp_path / "old"
     path.write_text("SIP_CALLRESOLVER_MAX_CALL_LEN : 3600\n")
@@ -102,6 +117,8 @@ def test_our_environment_overrides_it(tmp_path):
         ("SIP_CALLRESOLVER_CSE_HOSTS : localhost:0", "must be a number from 1 to 65535"),
         ("SIP_CALLRESOLVER_CSE_HOSTS : localhost, localhost", "is there twice"),
         ("SIP_CALLRESOLVER_MAX_CALL_LEN : 9999999999", "to 2147483647"),
+        ("SIP_CALLRESOLVER_AGENT_PORT : 0", "= '0': must be a number from 1 to 65535"),
+        ("SIP_CALLRESOLVER_AGENT_ADDR : a b", "= 'a b': must be a host name or an address"),
     ],
 )
 def test_a_wrong_line_is_named(reading, line, said):
