@@ -32,6 +32,9 @@ OUR_TABLES: Final = (
     "sink_progress",
     "cdr_gaps",
     "active_calls",
+    "cdr_replays",
+    "cdr_replay_parts",
+    "cdr_history",
     "cdrstream_migrations",
 )
 _REMEMBERED: Final = (
@@ -48,6 +51,9 @@ SINK_RIGHTS: Final = {
     "active_calls": "SELECT, INSERT, UPDATE, DELETE",
     "sink_progress": "SELECT, INSERT, UPDATE",
     "cdr_gaps": "SELECT, INSERT, DELETE",
+    "cdr_replays": "SELECT, INSERT, UPDATE, DELETE",
+    "cdr_replay_parts": "SELECT, INSERT, UPDATE, DELETE",
+    "cdr_history": "SELECT, INSERT, UPDATE, DELETE",
     "view_cdrs": "SELECT",
     "version_history": "SELECT",
     "cdrstream_migrations": "SELECT",
@@ -153,9 +159,11 @@ def sink_grants(role: str, schema: str, database: str) -> list[str]:
     tables = (f"GRANT {rights} ON {table} TO {{role}}" for table, rights in SINK_RIGHTS.items())
     statements = (
         "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role}",
-        "GRANT USAGE ON SCHEMA {schema} TO {role}",
+        # CREATE: a replay makes shadow tables of its own beside `cdrs`.
+        "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}",
         *tables,
-        "GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq TO {role}",
+        "GRANT USAGE ON SEQUENCE cdrs_id_seq, cdr_gaps_id_seq, cdr_replays_id_seq, "
+        "cdr_history_id_seq TO {role}",
     )
     return [sql.SQL(statement).format(**quoted).as_string() for statement in statements]
 

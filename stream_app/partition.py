@@ -442,20 +442,25 @@ class PartitionWorker:
 
 def read_record(record: KafkaRecord) -> Record:
     """A Kafka record as the domain knows it; what cannot be read keeps its original bytes."""
-    value = record.value
+    return read_value(kind_of(record.headers), record.value, record.key)
+
+
+def read_value(kind: str, value: bytes | None, key: bytes | None) -> Record:
+    """The same of a record's parts: the value of its header `kind`, its bytes, its key."""
     if value is None:
-        return Malformed("the record has no value", "", record.key or b"")
+        return Malformed("the record has no value", "", key or b"")
     try:
         message = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         return Malformed(f"the record is not JSON: {error!s:.100}", "", value)
-    parsed = read_message(_kind(record.headers), message)
+    parsed = read_message(kind, message)
     if isinstance(parsed, Malformed):
         return parsed._replace(raw=value)
     return parsed
 
 
-def _kind(headers: Sequence[tuple[str, bytes]]) -> str:
+def kind_of(headers: Sequence[tuple[str, bytes]]) -> str:
+    """What a record's headers say that it is; empty where they do not."""
     if headers and headers[0] == _EVENT_HEADER:
         return EVENT
     for name, value in headers:

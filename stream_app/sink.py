@@ -37,7 +37,13 @@ _WRITE_CALLS: Final = (_STATEMENTS / "write_calls.sql").read_bytes()
 
 _COPY_CDRS: Final = "COPY pg_temp.batch_cdrs FROM STDIN"
 _COPY_PROVENANCE: Final = "COPY pg_temp.batch_provenance FROM STDIN"
-_EMPTY_BATCH: Final = b"DELETE FROM pg_temp.batch_cdrs; DELETE FROM pg_temp.batch_provenance"
+# Whoever swaps many CDRs at once (a replay that is applied) holds this lock exclusively: batches
+# wait for it, and never for each other.
+SWAP_LOCK_KEY: Final = 0x63647272  # "cdrr"
+_EMPTY_BATCH: Final = (
+    b"SELECT pg_advisory_xact_lock_shared(%d); "
+    b"DELETE FROM pg_temp.batch_cdrs; DELETE FROM pg_temp.batch_provenance" % SWAP_LOCK_KEY
+)
 
 # The row is locked from here to the commit: a worker that takes the partition meanwhile waits, and
 # one that took it before has raised the epoch, so that no row is found.
@@ -305,7 +311,7 @@ class Sink:
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
     ) -> Written:
         cdrs = [tuple(call.cdr.columns().values()) for call in calls if call.cdr is not None]
-        provenance = [_provenance_row(call) for call in calls]
+        provenance = [provenance_row(call) for call in calls]
         with connection.cursor() as cursor:
             cursor.execute(_EMPTY_BATCH)
             if cdrs:
@@ -384,7 +390,8 @@ def _moment(time_us: int | None) -> str | None:
     return None if time_us is None else format_time(time_us)
 
 
-def _text_array(values: Iterable[str]) -> str:
+def text_array(values: Iterable[str]) -> str:
+    """PostgreSQL's text for an array of texts."""
     quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
 
@@ -393,17 +400,17 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _provenance_row(call: CallWrite) -> tuple[object, ...]:
-    """As `Provenance.to_json` tells it, without the dict between."""
+def provenance_row(call: CallWrite) -> tuple[object, ...]:
+    """A row of `batch_provenance`, for COPY: as `Provenance.to_json` tells it."""
     why = call.provenance
     return (
         why.call_id,
         why.revision,
         call.hidden_reason,
         why.rule,
-        _text_array(why.missing) if why.missing else "{}",
+        text_array(why.missing) if why.missing else "{}",
         why.suspect,
-        _text_array(why.servers),
+        text_array(why.servers),
         _json([offset._asdict() for offset in why.offsets]),
         _json(why.legs) if why.legs else "[]",
         _json(why.inversions) if why.inversions else "[]",

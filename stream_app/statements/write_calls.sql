@@ -26,9 +26,11 @@ WITH accepted AS (
         events_dropped = excluded.events_dropped,
         watermark = excluded.watermark,
         basis = excluded.basis,
+        replay_id = NULL,
         resolved_at = now()
     WHERE excluded.revision > held.revision
        OR (excluded.revision = held.revision
+           AND held.replay_id IS NULL
            AND (excluded.hidden_reason, excluded.rule, excluded.missing, excluded.suspect,
                 excluded.offsets, excluded.events)
                IS DISTINCT FROM

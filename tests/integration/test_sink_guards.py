@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -14,9 +15,9 @@ from callstate.envelope import Gap
 from ops.stack import Stack
 from stream_app.errors import SinkRefused, SinkUnavailable
 from stream_app.migrations import grant_sink
-from stream_app.sink import CallWrite, Progress, Sink, Written
+from stream_app.sink import SWAP_LOCK_KEY, CallWrite, Progress, Sink, Written
 from tests.calls import us
-from tests.streaming import database, stream_stack
+from tests.streaming import database, stream_stack, until
 
 __all__ = ["stream_stack"]
 
@@ -107,6 +108,35 @@ def test_a_lower_revision_never_overwrites_a_higher_one(sink: Sink, rows: Any) -
     assert sink.write([call("c", 3, callee_aor="new")], []) == Written(stale=1), "nothing new"
     assert sink.write([call("c", 4, callee_aor="newer")], []) == Written(revised=1)
     assert rows("SELECT id, callee_aor FROM cdrs") == [(row_id, "newer")], "the row's id stays"
+
+
+def test_what_a_replay_wrote_gives_way_only_to_more_knowledge(sink: Sink, rows: Any) -> None:
+    sink.write([call("c", 3)], [])
+    rows("UPDATE cdrs SET callee_aor = 'rebuilt' RETURNING 1")
+    rows("UPDATE cdr_provenance SET replay_id = 7, rule = 'rebuilt' RETURNING 1")
+    assert sink.write([call("c", 3, callee_aor="live")], []) == Written(stale=1)
+    assert rows("SELECT callee_aor FROM cdrs") == [("rebuilt",)]
+    assert sink.write([call("c", 4, callee_aor="live")], []) == Written(revised=1)
+    assert rows("SELECT callee_aor, replay_id FROM cdrs JOIN cdr_provenance USING (call_id)") == [
+        ("live", None)
+    ]
+
+
+def test_a_batch_waits_while_many_cdrs_are_swapped(sink: Sink, dsn: str, rows: Any) -> None:
+    with psycopg.connect(dsn) as swapper:
+        swapper.execute("SELECT pg_advisory_xact_lock(%s)", (SWAP_LOCK_KEY,))
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(sink.write, [call("c")], [])
+            until(
+                lambda: rows(
+                    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock' AND wait_event = 'advisory'"
+                ),
+                "the batch waits",
+            )
+            assert not written.done()
+            swapper.commit()
+            assert written.result(10).inserted == 1
 
 
 def test_the_guard_holds_for_hidden_calls(sink: Sink, rows: Any) -> None:
