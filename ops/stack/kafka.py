@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from confluent_kafka.cimpl import NewTopic
 from ops.stack import ports
 from ops.stack.accounts import Account
 from ops.stack.errors import PortTakenError, StackError
-from ops.stack.processes import KeptProcess, Program, wait_until
+from ops.stack.part import Part
+from ops.stack.processes import Program, run_to_end
 
 _START_SECONDS: Final = 90.0
 _FORMAT_SECONDS: Final = 120.0
@@ -68,7 +68,7 @@ class BrokerSpec:
     second: Listener | None = None
 
 
-class KafkaBroker:
+class KafkaBroker(Part):
     """A broker without authentication on loopback; its port stays the same over restarts."""
 
     def __init__(
@@ -79,6 +79,7 @@ class KafkaBroker:
         stack_folder: Path,
         account: Account | None,
     ) -> None:
+        super().__init__("the broker")
         self.spec = spec
         self.folder = stack_folder / "kafka"
         self.log = self.folder / "kafka.log"
@@ -90,7 +91,6 @@ class KafkaBroker:
         self._port = spec.port
         self._controller_port: int | None = None
         self._second_port = spec.second.port if spec.second else None
-        self._process: KeptProcess | None = None
 
     @property
     def port(self) -> int:
@@ -110,16 +110,6 @@ class KafkaBroker:
         if self.spec.second is None or self._second_port is None:
             raise StackError("the broker has no second listener, or is not started")
         return f"{ports.HOST}:{self.spec.second.advertised_port or self._second_port}"
-
-    @property
-    def pid(self) -> int:
-        """Process id of its Java."""
-        return self._running().pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process is not None and self._process.alive
 
     def admin(self) -> AdminClient:
         """A client that creates and describes topics; hold it while its futures are not done."""
@@ -145,21 +135,10 @@ class KafkaBroker:
         # a program this short is over before the optimising compiler has paid: 1.8 s of CPU to 1.1
         command = [*self._command("-XX:TieredStopAtLevel=1"), "kafka.tools.StorageTool", "format"]
         command += ["-t", self.cluster_id, "-c", str(self._properties)]
-        done = subprocess.run(
-            command,
-            env=self._environment(),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_FORMAT_SECONDS,
-            check=False,
-            user=self._account.uid if self._account else None,
-            group=self._account.gid if self._account else None,
-            extra_groups=[] if self._account else None,
+        words = run_to_end(
+            command, self._environment(), self.folder, self._account, _FORMAT_SECONDS
         )
-        if done.returncode != 0:
-            words = " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
+        if words:
             raise StackError(
                 f"the broker's folder cannot be formatted: {words}",
                 "is the disk full? Else remove the cached jars, so that they are fetched again: "
@@ -204,19 +183,6 @@ class KafkaBroker:
         self.stop()
         self.start()
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-
-    def pause(self) -> None:
-        """Freezes it; connections stay open and silent."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        """Ends a pause."""
-        self._running().resume()
-
     def begin_end(self) -> None:
         """Ends it without waiting, for a stack that goes down as a whole and keeps nothing."""
         if self._process is not None:
@@ -228,30 +194,16 @@ class KafkaBroker:
 
     def _start_on(self, port: int, controller_port: int) -> None:
         self._write_properties(port, controller_port)
-        log_start = self.log.stat().st_size if self.log.exists() else 0
-        self._process = KeptProcess(
-            Program(
-                argv=[*self._command(), "kafka.Kafka", str(self._properties)],
-                env=self._environment(),
-                cwd=self.folder,
-                log=self.log,
-                account=self._account,
-                orphan_signal=signal.SIGKILL,
-                remove=self._stack_folder,
-            )
+        program = Program(
+            argv=[*self._command(), "kafka.Kafka", str(self._properties)],
+            env=self._environment(),
+            cwd=self.folder,
+            log=self.log,
+            account=self._account,
+            orphan_signal=signal.SIGKILL,
+            remove=self._stack_folder,
         )
-        process = self._process
-        if wait_until(lambda: not process.alive or self._answers(), _START_SECONDS):
-            if process.alive:
-                return
-        else:
-            process.kill()
-        words = self.log.read_bytes()[log_start:].decode(errors="replace")
-        if "Address already in use" in words or "Socket server failed to bind" in words:
-            raise PortTakenError(port)
-        raise StackError(
-            f"the broker did not start: {process.last_words()}", f"its log is {self.log}"
-        )
+        self._run(program, port, self._answers, _START_SECONDS)
 
     def _answers(self) -> bool:
         """Whether it answers; it, and not a stranger on its port."""
@@ -302,11 +254,6 @@ class KafkaBroker:
             ),
             **{f"listener.name.second.{name}": value for name, value in second.settings.items()},
         }
-
-    def _running(self) -> KeptProcess:
-        if self._process is None or not self._process.alive:
-            raise StackError("the broker does not run", "start it first")
-        return self._process
 
 
 def _settings(folder: Path, port: int, controller_port: int) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from ops.stack import faketime, ports
 from ops.stack.accounts import Account
 from ops.stack.binaries import Binaries
 from ops.stack.errors import PortTakenError, StackError
-from ops.stack.processes import KeptProcess, Program, wait_until
+from ops.stack.part import Part
+from ops.stack.processes import Program, run_to_end
 
 DATABASE: Final = "SIPXCDR"
 SUPERUSER: Final = "postgres"
@@ -85,12 +85,13 @@ class ServerSpec:
             faketime.Clock.parse(self.clock)
 
 
-class PostgresServer:
+class PostgresServer(Part):
     """A server with the database `SIPXCDR`; its port stays the same over restarts."""
 
     def __init__(
         self, spec: ServerSpec, binaries: Binaries, stack_folder: Path, account: Account | None
     ) -> None:
+        super().__init__(f"PostgreSQL server {spec.name}")
         self.spec = spec
         self.name = spec.name
         self.major = binaries.major
@@ -103,7 +104,6 @@ class PostgresServer:
         self._stack_folder = stack_folder
         self._account = account
         self._port = spec.port
-        self._process: KeptProcess | None = None
 
     @property
     def port(self) -> int:
@@ -116,16 +116,6 @@ class PostgresServer:
     def dsn(self) -> str:
         """The superuser's connection to `SIPXCDR`."""
         return self.dsn_for()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the postmaster."""
-        return self._running().pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether any process of it runs."""
-        return self._process is not None and self._process.alive
 
     @property
     def clock_offset_seconds(self) -> float:
@@ -211,19 +201,6 @@ class PostgresServer:
         self.stop(mode)
         self.start()
 
-    def kill(self) -> None:
-        """SIGKILL to the postmaster and its backends, as if the machine had crashed."""
-        if self._process is not None:
-            self._process.kill()
-
-    def pause(self) -> None:
-        """Freezes all its processes; connections stay open and silent."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        """Ends a pause."""
-        self._running().resume()
-
     def begin_end(self) -> None:
         """Asks for the quickest end without waiting, for a stack that goes down as a whole."""
         if self._process is not None:
@@ -260,21 +237,10 @@ class PostgresServer:
             if self._account:
                 _give(secret, self._account)
             command += ["--auth=scram-sha-256", f"--pwfile={secret}"]
-        done = subprocess.run(
-            command,
-            env=self._plain_environment(),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_INITDB_SECONDS,
-            check=False,
-            user=self._account.uid if self._account else None,
-            group=self._account.gid if self._account else None,
-            extra_groups=[] if self._account else None,
+        words = run_to_end(
+            command, self._plain_environment(), self.folder, self._account, _INITDB_SECONDS
         )
-        if done.returncode != 0:
-            words = " | ".join(done.stderr.strip().splitlines()[-3:])
+        if words:
             raise StackError(
                 f"initdb failed for server {self.name}: {words}", "is the disk full, or read-only?"
             )
@@ -292,37 +258,22 @@ class PostgresServer:
                 return
 
     def _start_on(self, port: int) -> None:
-        log_start = self.log.stat().st_size if self.log.exists() else 0
         sockets = str(self._stack_folder / "s")
         if len(sockets) > _SOCKET_PATH_MAX:
             sockets = ""
         argv = [self._binaries.program("postgres"), "-D", str(self.data), "-p", str(port)]
         argv += ["-c", f"unix_socket_directories={sockets}"]
         self.started_at = time.time()
-        self._process = KeptProcess(
-            Program(
-                argv=argv,
-                env=self._environment(),
-                cwd=self.folder,
-                log=self.log,
-                account=self._account,
-                orphan_signal=signal.SIGQUIT,
-                remove=self._stack_folder,
-            )
+        program = Program(
+            argv=argv,
+            env=self._environment(),
+            cwd=self.folder,
+            log=self.log,
+            account=self._account,
+            orphan_signal=signal.SIGQUIT,
+            remove=self._stack_folder,
         )
-        process = self._process
-        if wait_until(lambda: not process.alive or self._answers(), _START_SECONDS):
-            if process.alive:
-                return
-        else:
-            process.kill()
-        words = self.log.read_bytes()[log_start:].decode(errors="replace")
-        if "Address already in use" in words:
-            raise PortTakenError(port)
-        raise StackError(
-            f"PostgreSQL server {self.name} did not start: {process.last_words()}",
-            f"its log is {self.log}",
-        )
+        self._run(program, port, self._answers, _START_SECONDS)
 
     def _answers(self) -> bool:
         """Whether it takes connections; it, and not a stranger on its port."""
@@ -350,11 +301,6 @@ class PostgresServer:
 
     def _plain_environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LC_ALL": "C", "TZ": "UTC"}
-
-    def _running(self) -> KeptProcess:
-        if self._process is None or not self._process.alive:
-            raise StackError(f"PostgreSQL server {self.name} does not run", "start it first")
-        return self._process
 
 
 def _give(path: Path, account: Account) -> None:

@@ -1,7 +1,7 @@
 """One server process of the local stack, seen from its owner.
 
-Owns starting it under a keeper, its signals, and knowing that it has ended. Refuses to know what
-the server is.
+Owns starting it under a keeper, its first answer, its signals, and knowing that it has ended; and
+running the tool that prepares its folder. Refuses to know what the server is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from ops.stack.accounts import Account
-from ops.stack.errors import StackError
+from ops.stack.errors import PortTakenError, StackError
 
 _KEEPER: Final = Path(__file__).with_name("keeper.py")
 _REPORT_SECONDS: Final = 30.0  # for a keeper to start, and to end what is left of a tree
 _POLL_SECONDS: Final = 0.02
+# What PostgreSQL and Kafka log where another program has their port.
+_PORT_TAKEN: Final = ("Address already in use", "Socket server failed to bind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class KeptProcess:
             "remove": str(program.remove) if program.remove else None,
         }
         self._log = program.log
+        self._log_start = program.log.stat().st_size if program.log.exists() else 0
         # A session of its own: Ctrl-C in a terminal reaches the owner alone, which ends the rest.
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_KEEPER), json.dumps(spec)],
@@ -93,6 +96,31 @@ class KeptProcess:
             return True
         self._close()
         return False
+
+    def demand_answer(
+        self, what: str, port: int, answers: Callable[[], bool], timeout_seconds: float
+    ) -> None:
+        """Waits until the server answers for the first time.
+
+        Args:
+            what: Its name in the error.
+            port: Where it listens.
+            answers: Whether it answers now.
+            timeout_seconds: How long it may take.
+
+        Raises:
+            PortTakenError: Another program has its port.
+            StackError: It ended, with its last words, or did not answer in time; it is gone.
+        """
+        if wait_until(lambda: not self.alive or answers(), timeout_seconds):
+            if self.alive:
+                return
+        else:
+            self.kill()
+        words = self._log.read_bytes()[self._log_start :].decode(errors="replace")
+        if any(taken in words for taken in _PORT_TAKEN):
+            raise PortTakenError(port)
+        raise StackError(f"{what} did not start: {self.last_words()}", f"its log is {self._log}")
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the server's first process, if it lives."""
@@ -173,6 +201,44 @@ class KeptProcess:
         for pipe in (self._keeper.stdin, self._keeper.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()
+
+
+def run_to_end(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    account: Account | None,
+    timeout_seconds: float,
+) -> str:
+    """Runs a program that ends by itself; what it said last where it failed, else nothing.
+
+    Args:
+        argv: Absolute path of the program, and its arguments.
+        env: The whole environment.
+        cwd: Folder to run in.
+        account: User to run as; None is the owner's own.
+        timeout_seconds: How long it may take.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer, and was killed.
+    """
+    done = subprocess.run(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+    )
+    if done.returncode == 0:
+        return ""
+    return " | ".join(done.stdout.strip().splitlines()[-3:]) or f"exit code {done.returncode}"
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
