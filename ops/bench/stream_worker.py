@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import cProfile
 import json
-import logging
 import sys
 
 from callstate.config import ResolutionConfig, TimeCorrection
+from ops import logs
 from stream_app.settings import WorkerSettings
 from stream_app.worker import run_worker
 
 
 def main() -> int:
     """Runs until SIGTERM."""
-    logging.basicConfig(level=logging.INFO)
+    logs.configure("info", "json")
     told = json.loads(sys.argv[1])
     told["resolution"]["servers"] = tuple(told["resolution"]["servers"])
     told["resolution"]["time_correction"] = TimeCorrection(told["resolution"]["time_correction"])
