@@ -10,7 +10,8 @@ error bound: below that nothing is known that a correction could use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 from callstate.cdr import AppliedOffset
@@ -50,33 +51,18 @@ def correct(
     events: Sequence[CallEvent], traffic: TrafficClocks | None, mode: TimeCorrection
 ) -> Corrected:
     """Corrects the times of one call's events."""
-    servers = {event.server for event in events}
-    if len(servers) == 1:
-        probe = _one_probe(events)
-        if probe is not None:
-            told = _judged(events[0].server, probe, mode)
-            by_us = told.offset_us if told.applied else 0
-            return Corrected([event.time_us - by_us for event in events], (told,))
-        times, told = _corrected(events[0].server, events, traffic, mode)
-        return Corrected(times, (told,))
     times = [event.time_us for event in events]
+    by_server: dict[str, list[int]] = {}
+    for index, event in enumerate(events):
+        by_server.setdefault(event.server, []).append(index)
     applied = []
-    for server in sorted(servers):
-        places = [index for index, event in enumerate(events) if event.server == server]
-        mine = [events[index] for index in places]
-        probe = _one_probe(mine)
-        if probe is not None:
-            told = _judged(server, probe, mode)
-            applied.append(told)
-            if told.applied:
-                for index in places:
-                    times[index] -= told.offset_us
-            continue
-        corrected, told = _corrected(server, mine, traffic, mode)
+    for server in sorted(by_server):
+        places = by_server[server]
+        mine = events if len(by_server) == 1 else [events[index] for index in places]
+        told, offsets = _judged(server, mine, traffic, mode)
         applied.append(told)
-        if told.applied:
-            for index, time_us in zip(places, corrected, strict=True):
-                times[index] = time_us
+        for index, offset_us in zip(places, offsets, strict=False):  # none where none is applied
+            times[index] -= offset_us
     return Corrected(times, tuple(applied))
 
 
@@ -91,36 +77,29 @@ def _one_probe(events: Sequence[CallEvent]) -> Clock | None:
     return first
 
 
-def _exceeds(offset_us: int, error_us: int) -> bool:
-    """Whether the clock is surely off."""
-    return offset_us > error_us or -offset_us > error_us
-
-
-def _judged(server: str, probe: Clock, mode: TimeCorrection) -> AppliedOffset:
-    _, error_us, offset_us, _ = probe
-    applied = mode is TimeCorrection.AUTO and _exceeds(offset_us, error_us)
-    return AppliedOffset(server, offset_us, error_us, PROBE, applied)
-
-
-def _corrected(
+def _judged(
     server: str,
     events: Sequence[CallEvent],
     traffic: TrafficClocks | None,
     mode: TimeCorrection,
-) -> tuple[list[int], AppliedOffset]:
-    """One server's times, all corrected or none."""
+) -> tuple[AppliedOffset, Iterable[int]]:
+    """What is done to one server's times, and by how much each is corrected: all or none."""
+    probe = _one_probe(events)
+    if probe is not None:
+        _, error_us, offset_us, _ = probe
+        applies = mode is TimeCorrection.AUTO and not -error_us <= offset_us <= error_us
+        told = AppliedOffset(server, offset_us, error_us, PROBE, applies)
+        return told, repeat(offset_us, len(events)) if applies else ()
     source, offsets = _offsets(server, events, traffic)
     if not offsets:
-        return [event.time_us for event in events], AppliedOffset(server, 0, None, source, False)
+        return AppliedOffset(server, 0, None, source, False), ()
     middle_us, error_us = offsets[0] if len(offsets) == 1 else sorted(offsets)[len(offsets) // 2]
     if mode is TimeCorrection.AUTO:
         for offset_us, bound_us in offsets:
-            if _exceeds(offset_us, bound_us):
-                times = [event.time_us - o[0] for event, o in zip(events, offsets, strict=True)]
-                return times, AppliedOffset(server, middle_us, error_us, source, True)
-    return [event.time_us for event in events], AppliedOffset(
-        server, middle_us, error_us, source, False
-    )
+            if not -bound_us <= offset_us <= bound_us:  # the clock is surely off
+                told = AppliedOffset(server, middle_us, error_us, source, True)
+                return told, [each[0] for each in offsets]
+    return AppliedOffset(server, middle_us, error_us, source, False), ()
 
 
 def _offsets(

@@ -186,6 +186,16 @@ def _read_clock(message: Any) -> Clock | None:
     offset_ms, error_ms = message["offset_ms"], message["error_ms"]
     if type(offset_ms) is not float or type(error_ms) is not float:
         return _clock(offset_ms, error_ms, late)
+    return read_clock(offset_ms, error_ms, late)
+
+
+def read_clock(offset_ms: float, error_ms: float, late: bool) -> Clock:
+    """The clock that a message tells of, in milliseconds there.
+
+    Raises:
+        ValueError: Out of range.
+        OverflowError: Infinite.
+    """
     # Thousands of rows carry one probe: its clock is made once.
     clock = _CLOCKS.get((offset_ms, error_ms, late))
     if clock is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -152,54 +151,95 @@ def read_row(server: str, row: Mapping[str, Any], clock: Clock | None = None) ->
         BadRow: Without `call_id`, `event_type` or a readable `event_time`, or with a value of a
             type that its column cannot have.
     """
-    texts = _texts(row)
-    if not texts[0]:
-        raise BadRow("call_id is absent")
-    get = row.get
-    kind = get("event_type")
-    if type(kind) is not str or kind not in EVENT_TYPES:
-        raise BadRow("event_type is absent" if not kind else f"event_type is unknown: {kind!r:.40}")
-    internal = get("caller_internal")
-    if internal is not None and not isinstance(internal, bool):
-        raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
-    row_id, event_seq, cseq = get("id"), get("event_seq"), get("cseq")
-    status, via_count = get("failure_status"), get("via_count")
-    if type(status) is not int:
-        status = _whole("failure_status", status)
-    if status and not -_INT2_LIMIT <= status < _INT2_LIMIT:  # it goes into a column of `cdrs`
-        raise BadRow(f"failure_status is out of range: {status!r:.40}")
-    call_id, from_tag, to_tag, from_url, to_url, observer, branch_id, *others = texts
-    contact, refer_to, referred_by, reason, request_uri, reference, callee_route = others
-    # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
-    return CallEvent(
-        server,
-        row_id if row_id is None or type(row_id) is int else _whole("id", row_id),
-        intern(observer),
-        event_seq if type(event_seq) is int else _whole("event_seq", event_seq),
-        parse_time_us(get("event_time")),
-        kind,
-        cseq if type(cseq) is int else _whole("cseq", cseq),
-        intern(call_id),
-        intern(from_tag),
-        intern(to_tag),
-        intern(from_url),
-        intern(to_url),
+    columns = tuple(map(row.get, COLUMNS))
+    if tuple(map(type, columns)) not in _PLAIN_TYPES:
+        columns = _mended(columns)
+    return event_of(server, columns, clock)
+
+
+def event_of(server: str, columns: Columns, clock: Clock | None = None) -> CallEvent:
+    """The event that the columns make: values in the order of `COLUMNS`, None where absent.
+
+    Args:
+        server: Name of the server whose table holds the row.
+        columns: Each of the type that its column has; see `read_row` for those that may not be.
+        clock: What the clock probe said when the row was read.
+
+    Raises:
+        BadRow: As `read_row`.
+    """
+    if None in columns[:_NEVER_ABSENT]:
+        columns = _filled(columns)
+    texts = "".join(columns[:_TEXTS])
+    if not texts.isascii() or "\x00" in texts:
+        columns = (*map(_storable, columns[:_TEXTS]), *columns[_TEXTS:])
+    (
+        call_id,
+        from_tag,
+        to_tag,
+        from_url,
+        to_url,
+        observer,
+        branch_id,
         contact,
         refer_to,
         referred_by,
-        status,
-        reason,
+        failure_reason,
         request_uri,
         reference,
-        internal,
         callee_route,
-        intern(branch_id),
-        via_count if type(via_count) is int else _whole("via_count", via_count),
-        clock,
+        event_time,
+        event_type,
+        event_seq,
+        cseq,
+        failure_status,
+        via_count,
+        row_id,
+        caller_internal,
+    ) = columns
+    if not call_id:
+        raise BadRow("call_id is absent")
+    if event_type not in EVENT_TYPES:
+        what = f"event_type is unknown: {event_type!r:.40}"
+        raise BadRow(what if event_type else "event_type is absent")
+    if failure_status and not -_INT2_LIMIT <= failure_status < _INT2_LIMIT:  # `cdrs` has no room
+        raise BadRow(f"failure_status is out of range: {failure_status!r:.40}")
+    # Interned: the events of a call repeat most of its texts, and millions of calls may be open.
+    return _new(
+        CallEvent,
+        (
+            server,
+            row_id,
+            intern(observer),
+            event_seq,
+            parse_time_us(event_time),
+            event_type,
+            cseq,
+            intern(call_id),
+            intern(from_tag),
+            intern(to_tag),
+            intern(from_url),
+            intern(to_url),
+            contact,
+            refer_to,
+            referred_by,
+            failure_status,
+            failure_reason,
+            request_uri,
+            reference,
+            caller_internal,
+            callee_route,
+            intern(branch_id),
+            via_count,
+            clock,
+        ),
     )
 
 
-_TEXT_COLUMNS = (
+_new: Final = tuple.__new__  # what `CallEvent(...)` comes to, without the call in between
+
+Columns = tuple[Any, ...]
+_TEXT_COLUMNS: Final = (
     "call_id",
     "from_tag",
     "to_tag",
@@ -215,25 +255,60 @@ _TEXT_COLUMNS = (
     "reference",
     "callee_route",
 )
-_text_columns = itemgetter(*_TEXT_COLUMNS)
+_NUMBER_COLUMNS: Final = ("event_seq", "cseq", "failure_status", "via_count")
+_NULLABLE_COLUMNS: Final = ("id", "caller_internal")
+COLUMNS: Final = (
+    *_TEXT_COLUMNS,
+    "event_time",
+    "event_type",
+    *_NUMBER_COLUMNS,
+    *_NULLABLE_COLUMNS,
+)
+_TEXTS: Final = len(_TEXT_COLUMNS)
+_NUMBERS: Final = _TEXTS + 2
+_NEVER_ABSENT: Final = len(COLUMNS) - len(_NULLABLE_COLUMNS)
+# The types of a row that needs no second look.
+_PLAIN_TYPES: Final = frozenset(
+    (*[str] * _NUMBERS, *[int] * len(_NUMBER_COLUMNS), row_id, internal)
+    for row_id in (int, type(None))
+    for internal in (bool, type(None))
+)
 
 
-def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The text columns in the order of `_TEXT_COLUMNS`, all of them text that can be stored."""
-    try:
-        texts: tuple[str, ...] = _text_columns(
-            row
-        )  # one call for a row that has all columns, as most have
-        joined = "".join(texts)
-    except (KeyError, TypeError):  # columns left out, or NULL where another writer has ''
-        texts = tuple(row.get(column) or "" for column in _TEXT_COLUMNS)
-        try:
-            joined = "".join(texts)
-        except TypeError:
-            raise BadRow("a text column holds something that is not text") from None
-    if _is_storable(joined):
-        return texts
-    return tuple(_printable(text) for text in texts)
+def _filled(columns: Columns) -> Columns:
+    """What one writer leaves NULL is empty with the other."""
+    return (
+        *(text or "" for text in columns[:_TEXTS]),
+        *columns[_TEXTS:_NUMBERS],
+        *(number or 0 for number in columns[_NUMBERS:_NEVER_ABSENT]),
+        *columns[_NEVER_ABSENT:],
+    )
+
+
+def _mended(columns: Columns) -> Columns:
+    """Columns of any types as `event_of` takes them: digits are numbers.
+
+    Raises:
+        BadRow: For a value of a type that its column cannot have.
+    """
+    texts = [text or "" for text in columns[:_TEXTS]]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRow("a text column holds something that is not text")
+    event_time, event_type = columns[_TEXTS:_NUMBERS]
+    if event_type and type(event_type) is not str:
+        raise BadRow(f"event_type is unknown: {event_type!r:.40}")
+    row_id, internal = columns[_NEVER_ABSENT:]
+    if internal is not None and not isinstance(internal, bool):
+        raise BadRow(f"caller_internal is not a boolean: {internal!r:.40}")
+    numbers = columns[_NUMBERS:_NEVER_ABSENT]
+    return (
+        *texts,
+        event_time,
+        event_type or "",
+        *map(_whole, _NUMBER_COLUMNS, numbers),
+        None if row_id is None else _whole("id", row_id),
+        internal,
+    )
 
 
 def row_of(event: CallEvent) -> dict[str, Any]:
@@ -250,6 +325,8 @@ def content_key(event: CallEvent) -> tuple[tuple[bool, Any], ...]:
 
 
 def _whole(column: str, value: object) -> int:
+    if type(value) is int:
+        return value
     if value is None or value == "":
         return 0
     if isinstance(value, str):
@@ -264,21 +341,11 @@ def _whole(column: str, value: object) -> int:
     raise BadRow(f"{column} is not a whole number: {value!r:.40}")
 
 
-def _is_storable(text: str) -> bool:
-    """Whether PostgreSQL can store it: neither NUL nor lone surrogates."""
-    if "\x00" in text:
-        return False
-    if text.isascii():
-        return True
+def _storable(text: str) -> str:
+    """What PostgreSQL can store: NUL and lone surrogates become U+FFFD."""
+    text = text.replace("\x00", "\ufffd")
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(text: str) -> str:
-    """What PostgreSQL can store: NUL and lone surrogates become U+FFFD."""
-    return (
-        text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

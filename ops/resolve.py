@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Final, NamedTuple
 
 import orjson
 
@@ -38,6 +38,7 @@ from callstate.effects import (
 )
 from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent, content_key, format_time, row_of
+from callstate.plain_rows import event_of_line
 from callstate.processor import DictStore, PartitionProcessor
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files
@@ -163,24 +164,26 @@ def _batches(
     `read` is told the bytes of each batch.
     """
     for file in files:
-        batch: list[Record] = []
-        size = 0
-        for number, line in enumerate(lines(file), 1):
-            size += len(line)
-            record = read_line(line, file.server)
-            if record is None or type(record) is Heartbeat:
-                continue
-            if type(record) is Malformed:
-                yield f"{file.path}:{number}", [record]
-                continue
-            batch.append(record)
-            if len(batch) >= _BATCH_RECORDS:
-                yield file.path, batch
-                read(size)
-                batch, size = [], 0
-        if batch:
-            yield file.path, batch
-        read(size)
+        told = lines(file)
+        before = 0
+        while chunk := list(islice(told, _BATCH_RECORDS)):
+            batch: list[Record | None] = [event_of_line(line, file.server) for line in chunk]
+            if None in batch:
+                batch = [
+                    read_line(line, file.server) if record is None else record
+                    for line, record in zip(chunk, batch, strict=True)
+                ]
+                for number, record in enumerate(batch, before + 1):
+                    if type(record) is Malformed:
+                        yield f"{file.path}:{number}", [record]
+            records = [r for r in batch if r is not None and type(r) not in _LEFT_OUT]
+            if records:
+                yield file.path, records
+            before += len(chunk)
+            read(sum(map(len, chunk)))
+
+
+_LEFT_OUT: Final = (Heartbeat, Malformed)  # the one says nothing here, the other was told alone
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import orjson
 from callstate import envelope
 from callstate.envelope import Malformed, Record
 from callstate.events import BadRow, read_row
+from callstate.plain_rows import event_of_line
 from ops.errors import UsageError
 
 _ROWS_FILE = re.compile(r"rows\.(.+)\.jsonl")
@@ -72,6 +73,9 @@ def lines(file: RowFile) -> Iterator[bytes]:
 
 def read_line(line: bytes, server: str | None) -> Record | None:
     """The record that a line is; None for an empty one."""
+    event = event_of_line(line, server)
+    if event is not None:
+        return event
     try:
         told = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -14,7 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -47,6 +47,7 @@ from callstate.envelope import (
 )
 from callstate.events import REQUEST, CallEvent
 from callstate.exchanges import Exchange
+from callstate.plain_rows import event_of_message
 from callstate.processor import CallStore, PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
@@ -55,6 +56,7 @@ from stream_app.dead_letters import dead_letter
 from stream_app.effect_log import log_effect
 from stream_app.errors import StreamAppError
 from stream_app.metrics import BATCH_SECONDS, Counted, count_effect
+from stream_app.reused import NAMES_MAX, begun_again, is_another, knowing, names_of
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
 
@@ -313,9 +315,9 @@ class PartitionWorker:
         for effect in effects:
             count_effect(effect)
             if isinstance(effect, EmitCdr):
-                stretch.calls[effect.cdr.call_id] = CallWrite(effect.provenance, effect.cdr)
+                self._keep(CallWrite(effect.provenance, effect.cdr))
             elif isinstance(effect, HideCall):
-                stretch.calls[effect.call_id] = CallWrite(effect.provenance, None, effect.reason)
+                self._keep(CallWrite(effect.provenance, None, effect.reason))
             elif isinstance(effect, DeadLetter):
                 source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
                 stretch.side_records.append(
@@ -333,6 +335,19 @@ class PartitionWorker:
                 stretch.side_records.extend(self._shared(effect.exchange))
             else:
                 log_effect(effect, self.partition)
+
+    def _keep(self, call: CallWrite) -> None:
+        """To be written; a Call-ID that began again within the stretch keeps both its calls."""
+        calls = self._stretch.calls
+        before = calls.get(call.call_id)
+        while before is not None and is_another(before.provenance, call.provenance):
+            if call.call_id.count(";") >= NAMES_MAX:
+                break
+            call = CallWrite(*begun_again(call.provenance, call.cdr), call.hidden_reason)
+            why = knowing(before.provenance, names_of(call.provenance))
+            calls[before.call_id] = replace(before, provenance=why)
+            before = calls.get(call.call_id)
+        calls[call.call_id] = call
 
     def _shared(self, exchange: Exchange) -> Iterator[OutRecord]:
         """What a call showed of two clocks, for the partitions that did not see the call."""
@@ -449,6 +464,10 @@ def read_value(kind: str, value: bytes | None, key: bytes | None) -> Record:
     """The same of a record's parts: the value of its header `kind`, its bytes, its key."""
     if value is None:
         return Malformed("the record has no value", "", key or b"")
+    if kind == EVENT:
+        event = event_of_message(value)
+        if event is not None:
+            return event
     try:
         message = orjson.loads(value)
     except orjson.JSONDecodeError as error:
