@@ -207,7 +207,7 @@ class Commits:
         if self.settings.cdrs_topic:
             refused = {poison.call.call_id for poison in written.poison}
             side += [
-                cdr_record(self.settings.cdrs_topic, call)
+                cdr_record(self.settings.cdrs_topic, written.apart.get(call.call_id, call))
                 for part in parts
                 for call in part.calls
                 if call.call_id not in refused

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,12 +28,14 @@ from callstate.events import format_time
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.active_calls import Change, write_active
 from stream_app.errors import SinkRefused, SinkUnavailable
+from stream_app.reused import NAMES_MAX, begun_again, names_of
 
 log = logging.getLogger(__name__)
 
 _STATEMENTS: Final = Path(__file__).with_name("statements")
 _BATCH_TABLES: Final = (_STATEMENTS / "batch_tables.sql").read_bytes()
 _WRITE_CALLS: Final = (_STATEMENTS / "write_calls.sql").read_bytes()
+_REUSED: Final = (_STATEMENTS / "reused.sql").read_bytes()
 
 _COPY_CDRS: Final = "COPY pg_temp.batch_cdrs FROM STDIN"
 _COPY_PROVENANCE: Final = "COPY pg_temp.batch_provenance FROM STDIN"
@@ -66,6 +68,12 @@ ORDER BY topic, partition
 ON CONFLICT (topic, partition) DO UPDATE
 SET epoch = held.epoch + 1, holder = excluded.holder, updated_at = now()
 RETURNING topic, partition, epoch, next_offset
+"""
+
+_KNOW_LATER: Final = """
+UPDATE cdr_provenance
+SET basis = jsonb_set(basis, '{uses}', coalesce(basis->'uses', '[]') || to_jsonb(%s::text[]))
+WHERE call_id = %s AND NOT coalesce(basis->'uses', '[]') ?& %s::text[]
 """
 
 _RECALL: Final = """
@@ -130,7 +138,10 @@ class Poison:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a transaction did; with `fenced` partitions nothing was written at all."""
+    """What a transaction did; with `fenced` partitions nothing was written at all.
+
+    `apart`: Call-ID to the call as it was written, where an earlier call has that Call-ID.
+    """
 
     inserted: int = 0
     revised: int = 0
@@ -138,6 +149,18 @@ class Written:
     stale: int = 0
     poison: tuple[Poison, ...] = ()
     fenced: frozenset[int] = frozenset()
+    apart: Mapping[str, CallWrite] = field(default_factory=dict)
+
+    def and_also(self, other: Written) -> Written:
+        """Both in one transaction."""
+        return Written(
+            self.inserted + other.inserted,
+            self.revised + other.revised,
+            self.hidden + other.hidden,
+            self.stale + other.stale,
+            self.poison + other.poison,
+            apart={**self.apart, **other.apart},
+        )
 
 
 class ActiveRow(NamedTuple):
@@ -298,14 +321,7 @@ class Sink:
                 return Written(poison=(Poison(calls[0], _one_line(error)),))
             middle = len(calls) // 2
             left = self._write_calls(connection, calls[:middle])
-            right = self._write_calls(connection, calls[middle:])
-            return Written(
-                left.inserted + right.inserted,
-                left.revised + right.revised,
-                left.hidden + right.hidden,
-                left.stale + right.stale,
-                left.poison + right.poison,
-            )
+            return left.and_also(self._write_calls(connection, calls[middle:]))
 
     def _copy_and_upsert(
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
@@ -325,7 +341,28 @@ class Sink:
             counts = cursor.fetchone()
         assert counts is not None
         inserted, revised, hidden, _removed, accepted = counts
-        return Written(inserted, revised, hidden, stale=len(calls) - accepted)
+        done = Written(inserted, revised, hidden, stale=len(calls) - accepted)
+        return self._told_apart(connection, calls, done) if done.stale else done
+
+    def _told_apart(
+        self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite], done: Written
+    ) -> Written:
+        """Writes later calls with an earlier one's Call-ID under names of their own."""
+        reused = {row[0] for row in connection.execute(_REUSED)}
+        later = {
+            call.call_id: CallWrite(*begun_again(call.provenance, call.cdr), call.hidden_reason)
+            for call in calls
+            if call.call_id in reused and call.call_id.count(";") < NAMES_MAX
+        }
+        if not later:
+            return done
+        again = self._copy_and_upsert(connection, list(later.values()))
+        apart = {name: again.apart.get(call.call_id, call) for name, call in later.items()}
+        for call_id, call in apart.items():
+            names = names_of(call.provenance)
+            connection.execute(_KNOW_LATER, (names, call_id, names))
+        counted = replace(done, stale=done.stale - len(later))
+        return replace(counted.and_also(again), apart=apart)
 
     def _connect(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:

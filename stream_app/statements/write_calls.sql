@@ -1,5 +1,5 @@
 -- One batch from the temporary tables into ours and `cdrs`. What `cdr_provenance` does not accept
--- (a lower revision, or the same one unchanged) does not reach `cdrs` either.
+-- (a lower revision, the same one unchanged, or another call) does not reach `cdrs` either.
 WITH accepted AS (
     INSERT INTO cdr_provenance AS held (
         call_id, revision, hidden_reason, rule, missing, suspect, servers, offsets, legs,
@@ -28,14 +28,23 @@ WITH accepted AS (
         basis = excluded.basis,
         replay_id = NULL,
         resolved_at = now()
-    WHERE excluded.revision > held.revision
-       OR (excluded.revision = held.revision
-           AND held.replay_id IS NULL
-           AND (excluded.hidden_reason, excluded.rule, excluded.missing, excluded.suspect,
-                excluded.offsets, excluded.events)
-               IS DISTINCT FROM
-               (held.hidden_reason, held.rule, held.missing, held.suspect,
-                held.offsets, held.events))
+    WHERE (excluded.revision > held.revision
+        OR (excluded.revision = held.revision
+            AND held.replay_id IS NULL
+            AND (excluded.hidden_reason, excluded.rule, excluded.missing, excluded.suspect,
+                 excluded.offsets, excluded.events)
+                IS DISTINCT FROM
+                (held.hidden_reason, held.rule, held.missing, held.suspect,
+                 held.offsets, held.events)))
+      -- Another call that has the Call-ID of an earlier one is told apart: see reused.sql.
+      AND (excluded.events = '[]' OR held.events = '[]'
+        OR EXISTS (
+            SELECT FROM jsonb_array_elements(held.events) AS before
+            JOIN jsonb_array_elements(excluded.events) AS now
+            ON before->'server' = now->'server' AND before->'id' IS NOT DISTINCT FROM now->'id')
+        OR coalesce(excluded.basis->'uses' ?| ARRAY(
+            SELECT excluded.call_id || ';from-tag=' || (before->>'from_tag')
+            FROM jsonb_array_elements(held.events) AS before), false))
     RETURNING call_id, hidden_reason, xmax = 0 AS is_new
 ), written AS (
     INSERT INTO cdrs (

@@ -264,3 +264,52 @@ def test_shadow_schema_leaves_the_real_table_alone(dsn: str, rows: Any) -> None:
     assert rows("SELECT (SELECT count(*) FROM cdrs), (SELECT count(*) FROM shadow.cdrs)") == [
         (0, 1)
     ]
+
+
+def of_rows(write: CallWrite, *ids: int, tag: str = "f", uses: tuple[str, ...] = ()) -> CallWrite:
+    """The same call, told of these rows."""
+    events = tuple(
+        {"server": "a", "id": number, "event_type": "R", "from_tag": tag} for number in ids
+    )
+    basis = {"uses": list(uses)} if uses else {}
+    why = write.provenance._replace(events=events, revision=len(ids), basis=basis)
+    cdr = None if write.cdr is None else write.cdr._replace(from_tag=tag)
+    return CallWrite(why, cdr, write.hidden_reason)
+
+
+TOLD = "SELECT call_id, revision, basis->'uses' FROM cdr_provenance ORDER BY 1"
+
+
+@pytest.mark.parametrize("ids", [(7,), (7, 8, 9, 10, 11)])
+def test_another_call_of_a_call_id_neither_overwrites_nor_is_lost(
+    sink: Sink, rows: Any, ids: tuple[int, ...]
+) -> None:
+    sink.write([of_rows(call("one"), 1, 2, 3)], [])
+    later = of_rows(call("one"), *ids, tag="g")
+    done = sink.write([later, of_rows(call("two"), 4)], [])
+    assert (done.inserted, done.stale) == (2, 0)
+    assert [write.call_id for write in done.apart.values()] == ["one;from-tag=g"]
+    expected = [
+        ("one", 3, ["one;from-tag=g"]),
+        ("one;from-tag=g", len(ids), None),
+        ("two", 1, None),
+    ]
+    assert rows(TOLD) == expected
+    assert sink.write([later], []).stale == 1, "the same again changes nothing"
+    assert rows(TOLD) == expected
+    assert rows("SELECT call_id, from_tag FROM cdrs ORDER BY 1") == [
+        ("one", "f"), ("one;from-tag=g", "g"), ("two", "f"),
+    ]  # fmt: skip
+    third = of_rows(call("one"), 20, 21, tag="g")
+    written = sink.write([third], []).apart["one"]
+    assert written.call_id == "one;from-tag=g;row=a/20"
+    assert rows("SELECT count(*) FROM cdrs") == [(4,)]
+
+
+def test_who_knows_both_calls_of_a_call_id_may_tell_them_otherwise(sink: Sink, rows: Any) -> None:
+    sink.write([of_rows(call("one"), 7, 8, tag="g")], [])
+    earlier = of_rows(call("one"), 1, 2, 3, tag="f", uses=("one;from-tag=g",))
+    sink.write([earlier, of_rows(call("one;from-tag=g"), 7, 8, tag="g")], [])
+    assert rows("SELECT call_id, from_tag FROM cdrs ORDER BY 1") == [
+        ("one", "f"), ("one;from-tag=g", "g"),
+    ]  # fmt: skip

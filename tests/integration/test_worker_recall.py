@@ -91,3 +91,37 @@ def test_a_chain_whose_named_call_comes_days_later_is_hidden_still(bed: Bed) -> 
     assert bed.query("SELECT DISTINCT revision, hidden_reason FROM cdr_provenance"
                      " WHERE hidden_reason IS NOT NULL") == [(4, "leg of a chain")]  # fmt: skip
     assert worker.stop() == 0
+
+
+def test_a_call_id_that_begins_again_after_the_horizon_makes_a_second_record(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    bed.put_rows(call_rows("again@host", 0, seconds=5))
+    bed.beat(100)
+    bed.flush()
+    until(lambda: bed.cdr_ids() == ["again@host"], "the first call is told")
+    forget(bed, 10_000)
+    second = [
+        {**row, "id": row["id"] + 1_000_003, "from_tag": "g"}
+        for row in call_rows("again@host", 20_000, seconds=7)
+    ]
+    bed.put_rows(second)
+    bed.beat(20_100)
+    bed.flush()
+    both = ["again@host", "again@host;from-tag=g"]
+    until(lambda: bed.cdr_ids() == both, "the second call has a record of its own")
+    forget(bed, 30_000)
+    bed.put_rows([{**second[2], "id": second[2]["id"] + 1}])  # its BYE once more, hours later
+    bed.beat(40_000)
+    bed.beat(40_100)
+    bed.flush()
+    until(
+        lambda: bed.query(
+            "SELECT 1 FROM cdr_provenance WHERE call_id = %s AND revision = 7", both[1]
+        ),
+        "what comes late finds both calls",
+    )
+    assert bed.query(
+        "SELECT call_id, extract(epoch FROM end_time - connect_time)::int FROM cdrs ORDER BY 1"
+    ) == [(both[0], 5), (both[1], 7)]
+    assert worker.stop() == 0

@@ -11,12 +11,13 @@ import pytest
 
 from callstate.call import CallState
 from callstate.effects import EmitCdr, HideCall
-from callstate.envelope import Heartbeat, ReferenceKnown
+from callstate.envelope import Heartbeat, ReferenceKnown, event_message
 from callstate.events import Clock
 from callstate.processor import DictStore, PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.partition import PartitionWorker
 from tests.calls import DEFAULTS, events, row, us
+from tests.streaming import call_rows
 from tests.unit.test_stream_partition import EVENTS, SETTINGS, Log
 
 CLOCK = Clock(late=False, error_us=1_000, offset_us=250_000)
@@ -169,3 +170,33 @@ def test_whom_nobody_knows_begins_anew() -> None:
     commit = part.cut()
     assert commit is not None
     assert commit.tokens == ("token",)
+
+
+def used_again_log() -> Log:
+    """A call, forgotten; then another one with its Call-ID."""
+    log = Log()
+    log.call("one", 0)
+    for at in (100, 20_000, 20_100):
+        log.beat(at)
+    for told in call_rows("one", 20_101):
+        again = {**told, "id": told["id"] + 1_000_003, "from_tag": "g"}
+        log.add("event", event_message("a", "0/1", None, CLOCK, again), "one")
+    log.beat(20_400)
+    return log
+
+
+def test_a_call_id_that_begins_again_in_a_backlog_keeps_both_calls() -> None:
+    log = used_again_log()
+    worker = PartitionWorker(SHORT, 0, 1, {}, recalling=True)
+    worker.feed(EVENTS, log.records, "token")
+    commit = worker.cut()
+    assert commit is not None
+    told = {call.call_id: call for call in commit.calls}
+    assert set(told) == {"one", "one;from-tag=g"}
+    assert {name: call.provenance.revision for name, call in told.items()} == {
+        "one": 3,
+        "one;from-tag=g": 3,
+    }
+    assert told["one"].provenance.basis == {"uses": ["one;from-tag=g"]}
+    assert told["one;from-tag=g"].cdr is not None
+    assert told["one;from-tag=g"].cdr.call_id == "one;from-tag=g"
