@@ -149,7 +149,8 @@ class ServerChanged(CdcError):
     advice = (
         "If the server was restored or replaced on purpose, start the reader once with"
         " accept_server_change: it reads the tables anew; rows that only the old history had stay"
-        " in Kafka."
+        " in Kafka. If it gives ids again that it had given before, give it a new name instead:"
+        " server and id are a row's identity."
     )
 
 

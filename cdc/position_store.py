@@ -38,6 +38,7 @@ class StoredPosition:
             one at the next start means that rows may have been left out in between.
         held_id: Every row of call_state_events that was visible when this was the highest id is in
             Kafka; None: not known.
+        held_mark: Tells the row with that id from another one in its place.
     """
 
     lsn: int
@@ -50,6 +51,7 @@ class StoredPosition:
     backfill_after: int | None = None
     coverage: str | None = None
     held_id: int | None = None
+    held_mark: str | None = None
 
     @property
     def backfilling(self) -> bool:
@@ -72,6 +74,7 @@ class StoredPosition:
                 "backfill_after": self.backfill_after,
                 "coverage": self.coverage,
                 "held_id": self.held_id,
+                "held_mark": self.held_mark,
             }
         )
 
@@ -95,8 +98,9 @@ def decode(value: bytes) -> StoredPosition:
             record["progress_us"],
             record["backfill_table"],
             record["backfill_after"],
-            record.get("coverage"),  # records of older versions have neither
+            record.get("coverage"),  # records of older versions have none of these
             record.get("held_id"),
+            record.get("held_mark"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise KafkaRefused(f"the stored position cannot be read: {error}") from error

@@ -234,7 +234,7 @@ class Publisher:
         self,
         topic: str,
         key: str,
-        value: bytes,
+        value: bytes | None,
         *,
         partition: int | None = None,
         kind: str | None = None,
@@ -247,7 +247,7 @@ class Publisher:
         Args:
             topic: Where to.
             key: Its key.
-            value: Its bytes.
+            value: Its bytes; None: compaction removes the key.
             partition: A fixed partition instead of the key's.
             kind: The `kind` header; none on our own topics.
             done: Called once Kafka has it.

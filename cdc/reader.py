@@ -13,16 +13,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from cdc.clocks import ServerClock
-from cdc.errors import CdcError, Retry, SlotBusy
+from cdc.connect import connect_sql
+from cdc.errors import CdcError, Retry, ServerUnreachable, SlotBusy
 from cdc.metrics import ReaderMetrics
 from cdc.publisher import Publisher
 from cdc.session import Session
 from cdc.settings import ReaderSettings
+from cdc.slot import slot_state
 from cdc.status import State, status_key, status_message
+from cdc.watching import RoomWatch
 
 logger = logging.getLogger(__name__)
 
 _STEADY_SECONDS = 30.0
+_LOOK_SECONDS = 3.0
 
 
 class ServerReader:
@@ -35,6 +39,10 @@ class ServerReader:
         self.last_error: CdcError | None = None
         self._publisher = Publisher(settings, self.metrics)
         self._clock = ServerClock(settings, self.metrics)
+        self._room = RoomWatch(settings, self.metrics)
+        self._looked_at = float("-inf")
+        # Until the slot is ours another reader may be at work: its status is not to be overwritten.
+        self._standing_by = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads until `stop` is set; breaks that heal by themselves are waited out.
@@ -47,10 +55,11 @@ class ServerReader:
             await self._run_sessions(stop)
             self.state = State.STOPPED
         except CdcError as error:
-            self.state, self.last_error = State.FAILED, error
+            self.last_error = error
+            self._set_state(State.FAILED)
             raise
         except Exception:
-            self.state = State.FAILED
+            self._set_state(State.FAILED)
             raise
         finally:
             telling.cancel()
@@ -61,13 +70,18 @@ class ServerReader:
         settings, delay = self.settings, self.settings.retry_seconds_min
         while not stop.is_set():
             began = time.monotonic()
-            session = Session(settings, self._publisher, self._clock, self.metrics, self._set_state)
+            session = Session(
+                settings, self._publisher, self._clock, self.metrics, self._room, self._set_state
+            )
             try:
                 await session.run(stop)
             except CdcError as error:
                 if error.retry is not Retry.TIMED:
+                    await self._look_at_slot()
                     raise
                 self._note(error)
+                if not isinstance(error, ServerUnreachable | SlotBusy):
+                    await self._look_at_slot()
             if time.monotonic() - began > _STEADY_SECONDS:
                 delay = settings.retry_seconds_min
             with suppress(TimeoutError):
@@ -77,9 +91,23 @@ class ServerReader:
                 )
             delay = min(delay * 2, settings.retry_seconds_max)
 
+    async def _look_at_slot(self) -> None:
+        """Watches the slot while nothing streams (Kafka is away, an operator has to help)."""
+        settings = self.settings
+        if time.monotonic() - self._looked_at < settings.slot_check_seconds:
+            return
+        self._looked_at = time.monotonic()
+        with suppress(CdcError, TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                conn = await connect_sql(settings.dsn, connect_seconds=_LOOK_SECONDS)
+                try:
+                    self._room.look(await slot_state(conn, settings.slot_name))
+                finally:
+                    await conn.close()
+
     def _note(self, error: CdcError) -> None:
         changed = self.last_error is None or str(self.last_error) != str(error)
-        self.state = State.STANDBY if isinstance(error, SlotBusy) else State.RETRYING
+        self._set_state(State.STANDBY if isinstance(error, SlotBusy) else State.RETRYING)
         self.last_error = error
         self.metrics.reconnected(type(error).__name__)
         if self._publisher.failure is not None:
@@ -100,6 +128,11 @@ class ServerReader:
         self.state = state
         if state is State.STREAMING:
             self.last_error = None
+        if self._standing_by and state is not State.STANDBY:
+            self._tell(goodbye=True)
+            self._standing_by = False
+            self._tell()
+        self._standing_by = state is State.STANDBY
 
     async def _tell_for_ever(self) -> None:
         while True:
@@ -108,18 +141,18 @@ class ServerReader:
                 self._publisher.pump()
             await asyncio.sleep(self.settings.status_seconds)
 
-    def _tell(self) -> None:
+    def _tell(self, *, goodbye: bool = False) -> None:
         server = self.settings.server
         self._publisher.send(
             self.settings.topics.status,
-            status_key(server),
-            status_message(server, self.state, self.metrics, self.last_error),
+            status_key(server, standing_by=self._standing_by),
+            None if goodbye else status_message(server, self.state, self.metrics, self.last_error),
         )
 
     async def _leave(self) -> None:
         await self._clock.close()
         with suppress(CdcError):
-            self._tell()
+            self._tell(goodbye=self._standing_by)
             await self._publisher.drained(time.monotonic() + 1.0)
         self._publisher.close()
 

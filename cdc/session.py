@@ -31,7 +31,7 @@ from cdc.position_keeper import PositionKeeper
 from cdc.position_store import StoredPosition
 from cdc.publication import check_publication
 from cdc.publisher import Publisher
-from cdc.queries import fetch_one
+from cdc.queries import fetch_one, fetch_opt
 from cdc.settings import ReaderSettings
 from cdc.slot import (
     check_not_future,
@@ -50,7 +50,6 @@ from cdc.watching import RoomWatch, say_columns
 logger = logging.getLogger(__name__)
 
 _REPLY_SECONDS_MIN = 0.1
-_PROGRESS_SECONDS = 10.0
 
 
 class Session:
@@ -61,6 +60,7 @@ class Session:
         publisher: Outlives the session: what it still holds is not read again.
         clock: Likewise.
         metrics: Likewise.
+        room: Likewise: the slot's room shrinks faster while nobody reads.
         say: Hears what the session is doing.
     """
 
@@ -70,6 +70,7 @@ class Session:
         publisher: Publisher,
         clock: ServerClock,
         metrics: ReaderMetrics,
+        room: RoomWatch,
         say: Callable[[State], None],
     ) -> None:
         self._settings = settings
@@ -82,7 +83,7 @@ class Session:
         self._status_at = 0.0
         self._confirmed = 0
         self._held = HeldRows()
-        self._room = RoomWatch(settings, metrics)
+        self._room = room
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads until `stop` is set, then waits for Kafka, confirms, and comes back.
@@ -99,7 +100,6 @@ class Session:
 
     async def _start(self, stack: AsyncExitStack) -> tuple[Opened, PositionKeeper, WalStream]:
         settings = self._settings
-        self._say(State.STARTING)
         partitions = await in_thread(ensure_topics, settings, settings.connect_seconds)
         opened = await self._open(stack, partitions)
         keeper = await Starting(
@@ -111,7 +111,7 @@ class Session:
             check_not_future(lsn, await identify(opened.walsender))
         lsn = max(lsn, keeper.wanted.lsn)
         self._confirmed = keeper.stored.lsn
-        self._held = HeldRows(keeper.stored.held_id)
+        self._held = HeldRows(keeper.stored.held_id, keeper.stored.held_mark)
         self._decoder.codec = opened.facts.codec or "utf-8"
         stream = await WalStream.start(
             opened.walsender,
@@ -214,7 +214,8 @@ class Session:
             )
         elif self._metrics.progress_us != keeper.wanted.progress_us:
             # An idle server's time goes on too: a later gap begins no earlier than need be.
-            keeper.put_soon(self._reached(keeper, keeper.wanted.lsn), _PROGRESS_SECONDS)
+            reached = self._reached(keeper, keeper.wanted.lsn)
+            keeper.put_soon(reached, settings.idle_position_seconds)
         since = now - self._status_at
         news = keeper.stored.lsn > self._confirmed or self._reply_asked
         if since >= settings.confirm_seconds or (news and since >= _REPLY_SECONDS_MIN):
@@ -228,6 +229,7 @@ class Session:
             lsn=lsn,
             progress_us=self._metrics.progress_us,
             held_id=self._held.held_id,
+            held_mark=self._held.mark,
         )
 
     def _confirm(self, lsn: int, stream: WalStream, *, ask_reply: bool) -> None:
@@ -261,8 +263,7 @@ class Session:
         facts, pace = opened.facts, StepWatch()
         while True:
             # The id before the position: what it shows was committed before.
-            if facts.tells_ids:
-                (highest,) = await fetch_one(opened.sql, HIGHEST_SQL)
+            highest = await fetch_opt(opened.sql, HIGHEST_SQL) if facts.tells_ids else None
             asked_us = stopwatch_us()
             sample = Sample(*await fetch_one(opened.sql, SAMPLE_SQL))
             half_us = (stopwatch_us() - asked_us) // 2 + 1
@@ -272,9 +273,9 @@ class Session:
                 await self._clock.probe(opened.sql)
                 markers.shift(pace.moved_us)
             markers.add(sample)
-            if facts.tells_ids:
+            if highest is not None:
                 lsn = before_header(sample.inserted, facts.wal_block_bytes, facts.wal_segment_bytes)
-                self._held.add(lsn, highest)
+                self._held.add(lsn, *highest)
             self._stamp(sample)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 

@@ -54,6 +54,8 @@ class ReaderSettings:
             another system, timeline or future.
         confirm_seconds: At least this often the server hears from us, stalled or not.
         position_seconds: How often a moved position is stored, and so confirmed.
+        idle_position_seconds: How often the time and the ids that are held are stored where the
+            position does not move.
         buffer_bytes_max: Bound on what is read and not yet acknowledged by Kafka, overhead
             included; at the bound the socket is left alone.
         drain_messages_max: Bound on the messages handled before other tasks get their turn.
@@ -87,6 +89,7 @@ class ReaderSettings:
     slot_check_seconds: float = 10.0
     confirm_seconds: float = 0.5
     position_seconds: float = 0.5
+    idle_position_seconds: float = 10.0
     connect_seconds: float = 10.0
     buffer_bytes_max: int = 64 * 1024 * 1024
     drain_messages_max: int = 2_000

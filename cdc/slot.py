@@ -49,7 +49,7 @@ class ServerFacts:
         wal_segment_bytes: Size of a log file.
         wal_block_bytes: Size of a page of the log.
         published: What the publication carries of ours.
-        tells_ids: The highest id of call_state_events may be asked for.
+        tells_ids: The row of call_state_events with the highest id may be asked for.
     """
 
     version: int
@@ -108,8 +108,9 @@ async def check_server(conn: Connection, publication: str) -> ServerFacts:
         "select current_setting('server_version_num')::int, current_setting('wal_level'),"
         " current_setting('server_encoding'), pg_size_bytes(current_setting('wal_segment_size')),"
         " current_setting('wal_block_size')::int, to_regclass(%s) is not null,"
-        " exists(select from pg_attribute where attrelid = to_regclass(%s) and attname = 'id'"
-        " and not attisdropped and has_table_privilege(attrelid, 'select')), pg_is_in_recovery()",
+        " (select count(*) = 2 from pg_attribute where attrelid = to_regclass(%s)"
+        " and attname in ('id', 'call_id') and not attisdropped"
+        " and has_table_privilege(attrelid, 'select')), pg_is_in_recovery()",
         (CALL_TABLE, CALL_TABLE),
     )
     version, wal_level, encoding, segment_bytes, block_bytes, has_table, tells_ids, standby = row

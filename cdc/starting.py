@@ -30,7 +30,7 @@ from cdc import position_store
 from cdc.clocks import ServerClock
 from cdc.connect import Connection
 from cdc.errors import ServerChanged, SlotBusy, SlotLost, TimelineChanged
-from cdc.held_rows import ABOVE_SQL, Above, lost_rows
+from cdc.held_rows import ABOVE_SQL, HELD_SQL, Above, Found, lost_rows, other_history
 from cdc.lsn import lsn_text
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import EnvelopePrefix, Route
@@ -107,6 +107,7 @@ class Starting:
         slot = await slot_state(self._opened.sql, self._settings.slot_name)
         if slot is not None and slot.active_pid is not None:
             raise SlotBusy(f"slot {settings.slot_name} is active for PID {slot.active_pid}")
+        self._say(State.STARTING)
         stored = await in_thread(
             position_store.load,
             settings.kafka,
@@ -134,6 +135,8 @@ class Starting:
         try:
             if stored is not None:
                 stored = await self._on_this_timeline(stored, slot)
+                if slot is not None and slot.wal_status != "lost":  # else all is read anew anyway
+                    await self._check_history(stored)
         except ServerChanged as changed:
             if not settings.accept_server_change:
                 raise
@@ -192,6 +195,20 @@ class Starting:
             )
             return replace(stored, timeline=identity.timeline)
         return stored
+
+    async def _check_history(self, stored: StoredPosition) -> None:
+        """Looks for the row that was read last.
+
+        Raises:
+            ServerChanged: Another one is in its place: this is another history of the same server.
+        """
+        held_id, mark = stored.held_id, stored.held_mark
+        if held_id is None or mark is None or not self._opened.facts.tells_ids:
+            return
+        found = Found(*await fetch_one(self._opened.sql, HELD_SQL, {"id": held_id}))
+        why = other_history(held_id, mark, found)
+        if why is not None:
+            raise ServerChanged(f"{why}: it was restored to an earlier state")
 
     def _check_covers(self, slot: SlotState | None, stored: StoredPosition) -> None:
         """A slot is told only what is stored: one that is ahead was made or moved by others."""

@@ -6,6 +6,7 @@ Owns the record's form. Refuses to judge: dashboard and `status` do.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from dataclasses import asdict
 from enum import StrEnum
@@ -31,8 +32,10 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-def status_key(server: str) -> str:
-    """The record's key."""
+def status_key(server: str, *, standing_by: bool = False) -> str:
+    """The record's key; a standby has one of its own, so as not to talk over the one that reads."""
+    if standing_by:
+        return f"standby:{server}:{socket.gethostname()}-{os.getpid()}"
     return f"reader:{server}"
 
 

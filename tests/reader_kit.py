@@ -116,6 +116,7 @@ class Bed:
             "replication_factor": 1,
             "heartbeat_seconds": 0.2,
             "position_seconds": 0.1,
+            "idle_position_seconds": 0.2,
             "confirm_seconds": 0.1,
             "status_seconds": 0.3,
             "standby_seconds": 0.2,

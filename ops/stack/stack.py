@@ -138,17 +138,27 @@ class Stack:
         Raises:
             StackError: It cannot be started, or its name is taken.
         """
-        if spec.name in self._servers or self._folder is None:
-            raise StackError(
-                f"server {spec.name} cannot be added",
-                "choose a name that is free, and start the stack first",
-            )
+        return self.add_servers([spec])[0]
+
+    def add_servers(self, specs: Sequence[ServerSpec]) -> list[PostgresServer]:
+        """More servers, started side by side; all of them or none.
+
+        Raises:
+            StackError: One cannot be started, or its name is taken.
+        """
+        for spec in specs:
+            if spec.name in self._servers or self._folder is None:
+                raise StackError(
+                    f"server {spec.name} cannot be added",
+                    "choose a name that is free, and start the stack first",
+                )
         try:
-            self._prepare(spec)()
+            _all([self._prepare(spec) for spec in specs])
         except BaseException:
-            self._drop(spec.name)
+            for spec in specs:
+                self._drop(spec.name)
             raise
-        return self._servers[spec.name]
+        return [self._servers[spec.name] for spec in specs]
 
     def remove_server(self, name: str) -> None:
         """Ends a server and removes what it held."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,24 +16,16 @@ from tests.reader_kit import Bed, Record, all_arrived, read_topic, streaming
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
-
-
 @pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
+def bed(make_bed: Callable[..., Bed]) -> Bed:
+    made = make_bed()
     made.insert(50)
     with made.connect() as conn:
         conn.execute(
             'update call_state_events set from_url = E\'"B, ""o\\t\\\\ \\n\' || id, to_tag = null,'
             " reference = '' where id < 10"
         )
-    yield made
-    made.close()
+    return made
 
 
 def exported(bed: Bed, path: Path, options: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -14,21 +14,21 @@ from tests.reader_kit import Bed, Record, all_arrived, streaming, until
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    specs = [
-        ServerSpec("a"),
-        ServerSpec("b", clock="-5.5s"),
-        ServerSpec("drifting", clock="+0.7s x1.0001"),
-        ServerSpec("stepped", clock="+0s", steppable=True),
-    ]
-    with Stack(specs) as running:
-        yield running
+@pytest.fixture(scope="module", autouse=True)
+def others(servers: Callable[[Sequence[ServerSpec]], None]) -> None:
+    servers(
+        [
+            ServerSpec("behind", clock="-5.5s"),
+            ServerSpec("drifting", clock="+0.7s x1.0001"),
+            ServerSpec("stepped", clock="+0s", steppable=True),
+        ]
+    )
 
 
-async def test_offset_is_stamped_on_rows_and_heartbeats(stack: Stack) -> None:
-    bed = Bed(stack, "b")
-    bed.provision()
+async def test_offset_is_stamped_on_rows_and_heartbeats(
+    stack: Stack, make_bed: Callable[..., Bed]
+) -> None:
+    bed = make_bed("behind")
     settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=0.2)
     bed.insert(5)
     async with bed.reading(settings) as reader:
@@ -42,9 +42,10 @@ async def test_offset_is_stamped_on_rows_and_heartbeats(stack: Stack) -> None:
         assert abs(clock["offset_ms"] + 5_500) <= clock["error_ms"] + 1
 
 
-async def test_rows_go_on_while_the_reference_is_away(stack: Stack) -> None:
-    bed = Bed(stack, "b")
-    bed.provision()
+async def test_rows_go_on_while_the_reference_is_away(
+    stack: Stack, make_bed: Callable[..., Bed]
+) -> None:
+    bed = make_bed("behind")
     nowhere = "host=127.0.0.1 port=1 dbname=x user=x"
     settings = bed.settings(reference=False, reference_dsn=nowhere, probe_seconds=0.2)
     async with bed.reading(settings) as reader:
@@ -66,10 +67,11 @@ def too_far(beat: Record, truth_ms: float) -> float:
     return float(max(0.0, abs(clock["offset_ms"] - truth_ms) - clock["error_ms"]))
 
 
-async def test_the_bound_holds_on_a_drifting_clock(stack: Stack) -> None:
+async def test_the_bound_holds_on_a_drifting_clock(
+    stack: Stack, make_bed: Callable[..., Bed]
+) -> None:
     server = stack["drifting"]
-    bed = Bed(stack, "drifting")
-    bed.provision()
+    bed = make_bed("drifting")
     # Few probes: between them the bound has to widen by what the clock may drift.
     settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=4.0)
     async with bed.reading(settings) as reader:
@@ -88,10 +90,11 @@ async def test_the_bound_holds_on_a_drifting_clock(stack: Stack) -> None:
     assert reader.metrics.clock_steps_total == 0, "a drift is no step"
 
 
-async def test_a_step_is_noticed_within_two_heartbeats(stack: Stack) -> None:
+async def test_a_step_is_noticed_within_two_heartbeats(
+    stack: Stack, make_bed: Callable[..., Bed]
+) -> None:
     server = stack["stepped"]
-    bed = Bed(stack, "stepped")
-    bed.provision()
+    bed = make_bed("stepped")
     settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=60.0)
     async with bed.reading(settings) as reader:
         await streaming(reader)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from cdc.lsn import parse_lsn
-from ops.stack.stack import Stack
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -47,20 +45,6 @@ LOST: list[Crash] = [
     ("cdc.publisher:Publisher.begin_anew", "before", 1),
     ("cdc.starting:Starting._anew", "after", 1),
 ]
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
-
-
-@pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
-    yield made
-    made.close()
 
 
 async def dies(bed: Bed, crash: Crash, **more: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,19 +19,15 @@ from tests.reader_kit import Bed, all_arrived, streaming, until
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+@pytest.fixture(scope="module", autouse=True)
+def others(servers: Callable[[Sequence[ServerSpec]], None]) -> None:
     replica = ServerSpec("replica", settings={"wal_level": "replica"})
-    locked = ServerSpec("locked", password="secret")
-    with Stack([ServerSpec("a"), replica, locked]) as running:
-        yield running
+    servers([replica, ServerSpec("locked", password="secret")])
 
 
 @pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    yield made
-    made.close()
+def bed(make_bed: Callable[..., Bed]) -> Bed:
+    return make_bed(provision=False)
 
 
 async def fails(settings: ReaderSettings) -> errors.CdcError:
@@ -70,15 +66,15 @@ async def test_table_dropped_and_made_again_while_running(bed: Bed) -> None:
         await asyncio.wait_for(task, 20)
 
 
-async def test_wal_level_is_too_low(stack: Stack) -> None:
-    error = await fails(Bed(stack, "replica").settings())
+async def test_wal_level_is_too_low(make_bed: Callable[..., Bed]) -> None:
+    error = await fails(make_bed("replica", provision=False).settings())
     assert isinstance(error, errors.NotLogical)
     assert "wal_level is replica, logical is needed" in str(error)
 
 
-async def test_password_is_wrong(stack: Stack) -> None:
+async def test_password_is_wrong(bed: Bed, stack: Stack) -> None:
     dsn = stack["locked"].dsn_for(password="wrong")
-    error = await fails(Bed(stack).settings(dsn=dsn))
+    error = await fails(bed.settings(dsn=dsn))
     assert isinstance(error, errors.AccessDenied)
     assert "wrong" not in repr(error)
 

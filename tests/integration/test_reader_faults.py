@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,17 +16,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
-
-
-@pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
-    yield made
-    made.close()
+def stack(rough_stack: Stack) -> Stack:
+    return rough_stack
 
 
 async def test_sigkill_under_load_loses_nothing(bed: Bed) -> None:

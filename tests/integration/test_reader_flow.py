@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -15,24 +14,9 @@ from callstate.envelope import event_message, read_message
 from callstate.events import CallEvent, Clock
 from cdc.lsn import parse_lsn
 from cdc.settings import StartMode
-from ops.stack.stack import Stack
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
-
-
-@pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
-    yield made
-    made.close()
 
 
 async def test_rows_from_before_and_after_the_start_arrive_once(bed: Bed) -> None:
@@ -349,11 +333,28 @@ async def test_a_standby_waits_and_takes_over(bed: Bed) -> None:
             await until(lambda: second.state == "standby")
             bed.insert(50)
             await all_arrived(bed)
+            own = f"standby:{bed.name}:"
+            await until(
+                lambda: any(
+                    key.startswith(own) and said.get("state") == "standby"
+                    for key, said in told(bed).items()
+                )
+            )
+            await until(lambda: told(bed)[f"reader:{bed.name}"]["state"] == "streaming")
+            assert told(bed)[f"reader:{bed.name}"]["pid"] == first.pid
             first.kill()
             await streaming(second, 5)
             bed.insert(50)
             arrived = await all_arrived(bed)
+            # ... and speaks for the server from now on, and no more for itself
+            await until(lambda: told(bed)[f"reader:{bed.name}"]["pid"] == os.getpid())
+            assert not [said for key, said in told(bed).items() if key.startswith(own) and said]
     assert set(arrived) == bed.ids()
+
+
+def told(bed: Bed) -> dict[str, dict[str, Any]]:
+    """The newest status of each key; empty where it was taken back."""
+    return {record.key: record.value for record in bed.records(bed.settings().topics.status)}
 
 
 async def test_a_second_reader_does_not_backfill_beside_the_first(bed: Bed) -> None:
@@ -383,9 +384,8 @@ async def test_a_role_with_the_least_rights_is_enough(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-async def test_databases_of_other_encodings(stack: Stack, encoding: str) -> None:
-    bed = Bed(stack, encoding=encoding)
-    bed.provision()
+async def test_databases_of_other_encodings(make_bed: Callable[..., Bed], encoding: str) -> None:
+    bed = make_bed(encoding=encoding)
     row = {**HARD, "call_id": "c", "from_url": "f", "to_url": "plain", "branch_id": "b"}
     with psycopg.connect(bed.dsn, autocommit=True, client_encoding=encoding) as conn:
         async with bed.reading() as reader:
@@ -412,15 +412,11 @@ async def test_what_a_reader_says_of_itself(bed: Bed) -> None:
     async with bed.reading() as reader:
         await streaming(reader)
         bed.insert(3)
-        status = bed.settings().topics.status
 
-        def told() -> dict[str, Any]:
-            records = [r for r in bed.records(status) if r.key == f"reader:{bed.name}"]
-            return records[-1].value if records else {}
+        def said() -> dict[str, Any]:
+            return told(bed).get(f"reader:{bed.name}", {})
 
-        await until(lambda: told().get("rows_published_total") == 3 and told()["progress_us"])
-    assert told()["state"] == "stopped"
-    assert told()["role"] == "reader"
-    assert told()["clock_offset_us"] == 0
-    json.dumps(told())
-    await asyncio.sleep(0)
+        await until(lambda: said().get("rows_published_total") == 3 and said()["progress_us"])
+    assert said()["state"] == "stopped"
+    assert said()["role"] == "reader"
+    assert said()["clock_offset_us"] == 0

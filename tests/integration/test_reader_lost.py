@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,25 +18,27 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(rough_stack: Stack) -> Stack:
+    return rough_stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def others(servers: Callable[[Sequence[ServerSpec]], None]) -> None:
     tight = {
         "max_slot_wal_keep_size": "32MB",
         "min_wal_size": "32MB",
         "max_wal_size": "64MB",
         "checkpoint_timeout": "1h",
     }
-    with Stack([ServerSpec("a", settings=tight), ServerSpec("b")]) as running:
-        yield running
+    servers([ServerSpec("tight", settings=tight), ServerSpec("b")])
 
 
 @pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
+def bed(make_bed: Callable[..., Bed]) -> Bed:
+    made = make_bed("tight")
     with made.connect() as conn:
         conn.execute("create table other (x text)")
-    yield made
-    made.close()
+    return made
 
 
 def write_log(bed: Bed, megabytes: int) -> None:
@@ -152,6 +154,21 @@ async def test_a_slot_that_is_invalidated_while_streaming(
     assert warned
     assert warned[0].__dict__["seconds_left"] > 0
     assert "max_slot_wal_keep_size" in warned[0].__dict__["advice"]
+
+
+async def test_the_room_is_watched_while_nothing_can_be_read(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bed.reading() as reader:
+        await streaming(reader)
+    away = bed.settings(
+        kafka={"bootstrap.servers": "127.0.0.1:1"}, connect_seconds=0.5, slot_check_seconds=0.1
+    )
+    async with bed.reading(away) as reader:
+        await until(lambda: reader.metrics.slot_safe_wal_bytes, what="the slot is looked at")
+        assert reader.state == "retrying"
+        write_log(bed, 30)
+        await until(lambda: "slot_room_runs_out" in [each.message for each in caplog.records])
 
 
 CALL = (

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.stack import ports
-from ops.stack.kafka import BrokerSpec, Listener
-from ops.stack.postgres import ServerSpec
 from ops.stack.stack import Stack
 from tests.proxy import Proxy
 from tests.reader_kit import Bed, all_arrived, streaming, until
@@ -20,27 +17,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def broker_proxy() -> Iterator[Proxy]:
-    """In front of the broker's second listener."""
-    with Proxy(ports.pick()).running() as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def stack(broker_proxy: Proxy) -> Iterator[Stack]:
-    second = Listener(advertised_port=broker_proxy.port, port=broker_proxy.target)
-    # Short, so that a test need not wait half a minute to be dropped.
-    server = ServerSpec("a", settings={"tcp_user_timeout": "5000"})
-    with Stack([server], broker=BrokerSpec(second=second)) as running:
-        yield running
-
-
-@pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
-    yield made
-    made.close()
+def stack(rough_stack: Stack) -> Stack:
+    return rough_stack
 
 
 @pytest.fixture

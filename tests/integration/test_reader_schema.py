@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -13,24 +13,9 @@ import pytest
 
 from cdc import errors
 from cdc.reader import run_reader
-from ops.stack.stack import Stack
 from tests.reader_kit import TABLES, Bed, all_arrived, streaming, until
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
-
-
-@pytest.fixture
-def bed(stack: Stack) -> Iterator[Bed]:
-    made = Bed(stack)
-    made.provision()
-    yield made
-    made.close()
 
 
 async def test_columns_come_and_go_under_load(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,9 +152,8 @@ async def test_a_publication_that_leaves_out_rows_is_refused(bed: Bed) -> None:
         await asyncio.wait_for(run_reader(bed.settings(), asyncio.Event()), 20)
 
 
-async def test_a_byte_that_no_unicode_has_stops_nothing(stack: Stack) -> None:
-    bed = Bed(stack, encoding="WIN1252")
-    bed.provision()
+async def test_a_byte_that_no_unicode_has_stops_nothing(make_bed: Callable[..., Bed]) -> None:
+    bed = make_bed(encoding="WIN1252")
     with psycopg.connect(bed.dsn, autocommit=True, client_encoding="WIN1252") as conn:
         row = (
             b"insert into call_state_events (observer, event_seq, event_time, event_type, cseq,"
@@ -182,7 +166,6 @@ async def test_a_byte_that_no_unicode_has_stops_nothing(stack: Stack) -> None:
             await all_arrived(bed)
     assert [event.row["to_url"] for event in bed.events()] == ["\ufffdé"] * 2
     assert {event.key for event in bed.events()} == {"c€"}
-    bed.close()
 
 
 async def test_a_transaction_of_300_000_rows(bed: Bed) -> None:

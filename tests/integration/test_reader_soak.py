@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 
 import psycopg
@@ -28,9 +28,8 @@ pytestmark = pytest.mark.timeout(SECONDS * 3 + 240)
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(1) as running:
-        yield running
+def stack(rough_stack: Stack) -> Stack:
+    return rough_stack
 
 
 class Ledger:
@@ -174,9 +173,8 @@ class Chaos:
             )
 
 
-async def test_every_row_is_accounted_for(stack: Stack) -> None:
-    bed, rng = Bed(stack), random.Random(SEED)
-    bed.provision()
+async def test_every_row_is_accounted_for(bed: Bed) -> None:
+    rng = random.Random(SEED)
     async with bed.reading() as reader:  # the slot is there before the first row
         await streaming(reader)
     ledger = Ledger(bed.dsn)

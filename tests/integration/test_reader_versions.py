@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -21,20 +21,16 @@ _TIGHT = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    specs = [ServerSpec(f"v{each}", version=each, settings=_TIGHT) for each in VERSIONS]
-    with Stack(specs) as running:
-        yield running
+@pytest.fixture(scope="module", autouse=True)
+def all_versions(servers: Callable[[Sequence[ServerSpec]], None]) -> None:
+    servers([ServerSpec(f"v{each}", version=each, settings=_TIGHT) for each in VERSIONS])
 
 
 @pytest.fixture(params=VERSIONS)
-def bed(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bed]:
-    made = Bed(stack, f"v{request.param}")
+def bed(make_bed: Callable[..., Bed], stack: Stack, request: pytest.FixtureRequest) -> Bed:
+    made = make_bed(f"v{request.param}")
     assert stack[made.server_name].major == request.param
-    made.provision()
-    yield made
-    made.close()
+    return made
 
 
 async def test_backfill_stream_restart_and_crash(bed: Bed) -> None:

@@ -7,7 +7,7 @@ import pytest
 from cdc.clock_probe import Reading, StepWatch
 from cdc.drift import SCHEMA_7, differences
 from cdc.encodings import codec_of
-from cdc.held_rows import Above, HeldRows, lost_rows
+from cdc.held_rows import Above, Found, HeldRows, lost_rows, other_history
 from cdc.position_store import StoredPosition, decode
 from cdc.rows import Column
 from cdc.slot_room import SlotRoom
@@ -49,19 +49,38 @@ def test_room_that_came_back_is_no_alarm() -> None:
 
 def test_ids_are_held_when_the_log_behind_them_is() -> None:
     held = HeldRows()
-    held.add(100, 7)
-    held.add(200, None)  # an empty table
-    held.add(300, 9)
+    held.add(100, 7, "seven")
+    held.add(300, 9, "nine")
     held.passed(99)
     assert held.held_id is None
     held.passed(250)
-    assert held.held_id == 7
+    assert (held.held_id, held.mark) == (7, "seven")
     held.passed(300)
-    assert held.held_id == 9
+    assert (held.held_id, held.mark) == (9, "nine")
+    held.add(350, 8, "eight")  # the newest was purged
+    held.passed(350)
+    assert (held.held_id, held.mark) == (9, "nine")
     for n in range(2_000):
-        held.add(400 + n, 10 + n)
+        held.add(400 + n, 10 + n, str(n))
     held.passed(5_000)
-    assert held.held_id == 2_009
+    assert (held.held_id, held.mark) == (2_009, "1999")
+
+
+@pytest.mark.parametrize(
+    ("found", "other"),
+    [
+        (Found("mine", has_older=True, has_newer=True), None),
+        (Found("mine", has_older=False, has_newer=False), None),
+        (Found(None, has_older=False, has_newer=False), None),  # purged, as all before it
+        (Found(None, has_older=False, has_newer=True), None),
+        (Found(None, has_older=True, has_newer=True), None),  # taken out alone
+        (Found(None, has_older=True, has_newer=False), "all newer ones are gone"),
+        (Found("another", has_older=True, has_newer=True), "not the one"),
+    ],
+)
+def test_another_row_in_its_place_is_another_history(found: Found, other: str | None) -> None:
+    why = other_history(7, "mine", found)
+    assert why is None if other is None else other in str(why)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +148,8 @@ def test_a_step_is_told_from_drift() -> None:
 
 
 def test_positions_of_older_versions_are_read() -> None:
-    value = StoredPosition(1, "s", 1, "slot", coverage="c", held_id=3).encode("a")
-    assert decode(value).held_id == 3
-    old = value.replace(b',"coverage":"c","held_id":3', b"")
+    value = StoredPosition(1, "s", 1, "slot", coverage="c", held_id=3, held_mark="m").encode("a")
+    assert (decode(value).held_id, decode(value).held_mark) == (3, "m")
+    old = value.replace(b',"coverage":"c","held_id":3,"held_mark":"m"', b"")
     assert old != value
     assert decode(old) == StoredPosition(1, "s", 1, "slot")
