@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -144,12 +145,20 @@ class Decoder:
         self._relations: dict[int, tuple[RowEncoder, Route] | None] = {}
         self._before_row = b""
 
-    def feed(self, messages: Iterable[Any]) -> Chunk:  # noqa: PLR0912  the hot loop, kept in one
+    def feed(self, messages: Iterable[Any]) -> Chunk:
         """Reads messages of the COPY stream (bytes or memoryviews), in order.
 
         Raises:
             ProtocolError: Where a message is not what the protocol says.
         """
+        try:
+            return self._read(messages)
+        except (IndexError, StructError) as bad:
+            raise ProtocolError("a message ends early") from bad
+        except OverflowError as bad:
+            raise ProtocolError("a commit time that no calendar has") from bad
+
+    def _read(self, messages: Iterable[Any]) -> Chunk:  # noqa: PLR0912  the hot loop, kept in one
         chunk = Chunk()
         records = chunk.records
         size = 0
