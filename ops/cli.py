@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ops.invocation import ConfigOption, DebugOption, Invocation, SetOption, command
+from ops.replay import cli as replay_commands
 
 app = typer.Typer(
     name="cdrstream",
@@ -298,6 +299,79 @@ def active(
 
 @app.command()
 @command
+def status(
+    invocation: Invocation,
+    server: Annotated[
+        str | None, typer.Argument(metavar="[SERVER]", help="Only this one, in more detail.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 when something needs an operator.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print who is late, who holds it up, and what to do; needs broker and sink only."""
+    from ops.status_command import run  # noqa: PLC0415
+
+    run(invocation.config, server, watch=watch, check=check, as_json=as_json)
+
+
+@app.command()
+@command
+def export(
+    invocation: Invocation,
+    since: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="CDRs that began then or later; ISO 8601.")
+    ],
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="And before this.")],
+    form: Annotated[FormatChoice, typer.Option("--format", help="Of the CDRs.")] = FormatChoice.CSV,
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="Where to; - is stdout.")] = "-",
+    every_column: Annotated[
+        bool, typer.Option("--all-columns", help="All columns of `cdrs`, not the usual eight.")
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="CSV cells as they are: not safe to open in a spreadsheet."),
+    ] = False,
+) -> None:
+    """Write the CDRs of a range of time as CSV or JSON Lines."""
+    from ops.export import run  # noqa: PLC0415
+
+    run(
+        invocation.config,
+        since=since,
+        until=until,
+        form=form.value,
+        out=out,
+        every_column=every_column,
+        raw=raw,
+    )
+
+
+@app.command()
+@command
+def dashboard(
+    invocation: Invocation,
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", metavar="HOST:PORT", help="Default: dashboard.listen."),
+    ] = None,
+    hash_password: Annotated[
+        bool,
+        typer.Option("--hash-password", help="Ask for a password, print its hash, and end."),
+    ] = False,
+) -> None:
+    """Serve the pages: who is late, why a call waits, what was lost. Loopback by default."""
+    from ops.dashboard.command import print_hash, run  # noqa: PLC0415
+
+    if hash_password:
+        print_hash()
+        return
+    run(invocation, listen)
+
+
+@app.command()
+@command
 def doctor(
     invocation: Invocation,
     server: ServerOption = None,
@@ -319,6 +393,52 @@ def doctor(
     from ops.doctor.command import run  # noqa: PLC0415
 
     run(invocation, servers=server, as_json=as_json, strict=strict, verbose=verbose)
+
+
+@app.command("compare-old")
+@command
+def compare_old(
+    invocation: Invocation,
+    old_schema: Annotated[
+        str, typer.Option("--old-schema", metavar="NAME", help="Where the old resolver's cdrs is.")
+    ] = "public",
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="TIME", help="Calls that began then or later; default: our first."
+        ),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="TIME", help="Calls that ended before; default: all that are final."
+        ),
+    ] = None,
+    tolerance_ms: Annotated[
+        float, typer.Option("--tolerance-ms", min=0, help="Times no further apart are the same.")
+    ] = 1.0,
+    diff: Annotated[
+        str | None,
+        typer.Option("--diff", metavar="FILE", help="Each differing call, as JSON Lines; -."),
+    ] = None,
+    as_json: JsonOption = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 where anything differs.")
+    ] = False,
+) -> None:
+    """Compare an old resolver's CDRs with ours, where ours are in a schema of their own."""
+    from ops.compare_old.command import run  # noqa: PLC0415
+
+    run(
+        invocation.config,
+        old_schema=old_schema,
+        begin=begin,
+        end=end,
+        tolerance_ms=tolerance_ms,
+        diff=diff,
+        as_json=as_json,
+        exit_code=exit_code,
+    )
 
 
 @config_app.command("show")
@@ -438,6 +558,9 @@ def simulate(
         talk_mean=talk_mean,
     )
     run(out, options)
+
+
+replay_commands.add_to(app)
 
 
 def main() -> None:

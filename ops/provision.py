@@ -153,6 +153,19 @@ def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
             return
         grant_sink(connection, role)
         yield THERE, f"sink: rights of role {role}"
+        if schema != "public" and _holds_old_cdrs(connection):
+            connection.execute(_read_old_cdrs(role))
+            yield THERE, f"sink: role {role} may read the old resolver's cdrs"
+
+
+def _holds_old_cdrs(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    row = connection.execute("SELECT to_regclass('public.cdrs') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def _read_old_cdrs(role: str) -> sql.Composed:
+    """For `compare-old`: shadow mode reads what stands beside it, and never writes there."""
+    return sql.SQL("GRANT SELECT ON public.cdrs TO {}").format(sql.Identifier(role))
 
 
 def _writer(config: Config) -> str:
@@ -226,6 +239,8 @@ def statements(config: Config, names: Sequence[str], *, purge: bool = False) -> 
     yield from migration_script()
     yield f"CREATE ROLE {sql.Identifier(role).as_string()} LOGIN;"
     yield from (f"{statement};" for statement in sink_grants(role, schema, database))
+    if schema != "public":
+        yield f"{_read_old_cdrs(role).as_string()};"
     if conninfo_to_dict(config.sink_dsn()).get("password") is not None:
         yield f"\\password {role}"
 
