@@ -21,6 +21,7 @@ from ops.config_sections import (
     Kafka,
     Log,
     Reader,
+    Replay,
     Resolution,
     Retention,
     Server,
@@ -47,6 +48,7 @@ class Config(BaseSettings):
     reader: Reader = Reader()
     worker: Worker = Worker()
     retention: Retention = Retention()
+    replay: Replay = Replay()
     dashboard: Dashboard = Dashboard()
     log: Log = Log()
 

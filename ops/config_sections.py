@@ -466,7 +466,34 @@ class Dashboard(Section):
     privacy: Literal["full", "masked", "none"] = Field(
         default="full", description="addresses of people: shown, their ends hidden, or not shown"
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
+    )
     slots: bool = Field(
         default=True, description="look at the servers' slots itself, for when a reader is away"
     )
     clients_max: Whole = Field(default=128, ge=1, le=10_000, description="live connections at once")
+
+
+class Replay(Section):
+    """How CDRs are made again; beside the running service, and without hurry."""
+
+    workers: Whole = Field(default=1, ge=1, le=64, description="processes of one replay")
+    records_per_second_max: Seconds = Field(
+        default=20_000.0,
+        ge=0,
+        le=10_000_000,
+        description="of all its processes; 0: as fast as they can",
+    )
+    margin_seconds: Seconds = Field(
+        default=28_800.0,
+        ge=0,
+        le=31_536_000,
+        description="how long before the range reading begins: calls that began then",
+    )
+    queue_kbytes_max: Whole = Field(
+        default=16_384, ge=1_024, le=4_194_304, description="fetched and not yet read, a process"
+    )
+    checkpoint_seconds: Seconds = Field(
+        default=20.0, ge=1, le=3_600, description="how often a point to go on from is kept"
+    )

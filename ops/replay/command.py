@@ -1,0 +1,502 @@
+"""How the options of `replay` and `export-events` meet the configuration.
+
+Owns that, what is printed where, and the answer to Ctrl-C. Refuses to read, compare and apply.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ops.config import resolution_config, worker_settings
+from ops.errors import EXIT_FAILED, OpsError, UsageError
+from ops.invocation import Invocation
+from ops.replay import applying, comparing, registry, shadow, words
+from ops.replay.diff import Kind
+from ops.replay.driving import Stopped, drive, settings_json, verify
+from ops.replay.pace import step_back
+from ops.replay.plan import Plan, Span, plan_topic, span_of
+from ops.replay.registry import Replay, State
+from ops.replay.share import Job
+from ops.replay.watching import Watching
+
+if TYPE_CHECKING:
+    from ops.config import Config
+    from ops.replay.shadow import Connection
+
+JSON_VERSION: Final = 1
+_WORST: Final = 10
+
+
+def run_replay(
+    invocation: Invocation,
+    *,
+    from_text: str | None,
+    to_text: str | None,
+    server: str | None,
+    calls: str | None,
+    source: str | None,
+    from_servers: bool,
+    workers: int | None,
+    resume: int | None,
+    diff: str | None,
+    as_json: bool,
+    exit_code: bool,
+) -> None:
+    """Makes the CDRs of a range again and says what is different; nothing that is billed changes.
+
+    Raises:
+        UsageError: A range that cannot be, an unknown server, no export.
+        OpsError: The broker is away, or another process is at it.
+    """
+    config = invocation.config
+    if resume is None:
+        span = _span(from_text, to_text)
+        plan = _plan(config, span, server, calls, source, from_servers=from_servers)
+    with _sink(config) as connection:
+        if resume is None:
+            begun = registry.add(connection, plan, settings_json(resolution_config(config)))
+            shadow.create(connection, begun.id)
+        else:
+            begun = registry.get(connection, resume)
+            if begun.state is not State.RUNNING:
+                raise UsageError(f"replay {resume} is {begun.state.value}: nothing to resume")
+            if begun.settings != settings_json(resolution_config(config)):
+                raise UsageError(
+                    f"replay {resume} was begun with other settings", "give the same --set again"
+                )
+    sys.stderr.write(f"replay {begun.id}: {begun.plan.span}, {begun.plan.records} records\n")
+    if begun.plan.missing_until_us is not None:
+        sys.stderr.write("records of the range are gone: the topic's retention has eaten them\n")
+    done = _driven(config, begun, workers)
+    if diff is not None:
+        with _sink(config) as connection:
+            _write_lines(diff, comparing.changes(connection, done.id))
+    _show(config, done, as_json=as_json)
+    if exit_code and done.result["summary"]["changed"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def run_verify(
+    invocation: Invocation,
+    *,
+    from_text: str | None,
+    to_text: str | None,
+    source: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Compares the digests of a range's CDRs and of their replay; fails where they differ.
+
+    Raises:
+        OpsError: They differ, or records of the range are gone.
+    """
+    config = invocation.config
+    plan = _plan(config, _span(from_text, to_text), None, None, source, from_servers=False)
+    job = _job(config, plan, None, workers)
+    with Watching(plan.records) as watching, _stoppable() as is_stopped:
+        try:
+            verified = verify(job, _workers(config, workers), watching.tell, is_stopped)
+        except Stopped:
+            raise typer.Exit(130) from None
+    if as_json:
+        told = {
+            "v": JSON_VERSION,
+            "equal": verified.compared.equal,
+            **verified.compared._asdict(),
+            "service": str(verified.service),
+            "replay": str(verified.replay),
+            "inputs": verified.inputs,
+            "settings": verified.settings,
+            "records": verified.records,
+            "newer": verified.later,
+        }
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        for line in words.verified_lines(verified):
+            typer.echo(line)
+    if verified.missing_until_us is not None:
+        raise OpsError("records of the range are gone", "a range inside the topic's retention")
+    if not verified.compared.equal:
+        raise OpsError(
+            "the service's CDRs are not those of the replay",
+            "see what differs: cdrstream replay with the same range",
+        )
+
+
+def run_list(invocation: Invocation, *, as_json: bool) -> None:
+    """Prints all replays, the newest first."""
+    with _sink(invocation.config) as connection:
+        replays = list(registry.listed(connection))
+    if as_json:
+        typer.echo(json.dumps([_as_object(replay) for replay in replays], indent=2))
+        return
+    for line in words.list_lines(replays):
+        typer.echo(line)
+
+
+def run_show(
+    invocation: Invocation,
+    replay_id: int,
+    *,
+    changes: bool,
+    call_id: str | None,
+    kind: str | None,
+    as_json: bool,
+) -> None:
+    """Prints a replay, its changes, or one call old against new.
+
+    Raises:
+        UsageError: There is no such replay, kind or change.
+    """
+    config = invocation.config
+    wanted = _kind(kind)
+    with _sink(config) as connection:
+        shown = registry.get(connection, replay_id)
+        if call_id is not None:
+            _show_call(config, connection, shown, call_id, as_json=as_json)
+        elif changes or wanted is not None:
+            _has_tables(shown)
+            found = comparing.changes(connection, replay_id, kind=wanted)
+            if as_json:
+                _write_lines("-", found)
+            else:
+                for line in words.worst(found):
+                    typer.echo(line)
+        elif "summary" not in shown.result:
+            typer.echo(f"replay {shown.id}: {shown.plan.span}, {shown.state.value}")
+            typer.echo(f"  cdrstream replay --resume {shown.id}")
+        else:
+            _show(config, shown, as_json=as_json)
+
+
+def run_apply(
+    invocation: Invocation, replay_id: int, *, accept_missing: bool, is_sure: bool
+) -> None:
+    """Puts a replay's records in the place of the service's.
+
+    Raises:
+        OpsError: It may not be applied, or nobody has agreed.
+    """
+    config = invocation.config
+    with _sink(config) as connection:
+        chosen = registry.get(connection, replay_id)
+        applying.check(
+            chosen,
+            settings_json(resolution_config(config)),
+            accept_missing=accept_missing,
+            newest=applying.newest_applied(connection, chosen),
+        )
+        summary = chosen.result["summary"]
+        if not summary["applicable"]:
+            raise OpsError(f"replay {replay_id} changes nothing")
+        typer.echo(
+            f"{summary['applicable']} calls, {summary['minutes']['difference']:+.2f} minutes",
+            err=True,
+        )
+        if not is_sure:
+            _agree(f"Apply replay {replay_id}?")
+        with registry.held(connection, replay_id):
+            done = applying.apply(connection, chosen)
+    typer.echo(f"replay {replay_id} applied: {done.replaced} calls replaced, {done.left} left")
+    if done.left:
+        typer.echo("  left: the service has learnt more of them since")
+    typer.echo(f"  take it back: cdrstream replay undo {replay_id}")
+
+
+def run_undo(invocation: Invocation, replay_id: int, *, is_sure: bool) -> None:
+    """Puts back what an applied replay has replaced.
+
+    Raises:
+        OpsError: It is not applied, or nobody has agreed.
+    """
+    with _sink(invocation.config) as connection:
+        chosen = registry.get(connection, replay_id)
+        if not is_sure:
+            _agree(f"Take replay {replay_id} back?")
+        with registry.held(connection, replay_id):
+            done = applying.undo(connection, chosen)
+    typer.echo(f"replay {replay_id} undone: {done.replaced} calls put back, {done.left} left")
+    if done.left:
+        typer.echo("  left: the service has learnt more of them since")
+
+
+def run_drop(invocation: Invocation, replay_id: int) -> None:
+    """Removes a replay's shadow tables; what an applied one has replaced is kept.
+
+    Raises:
+        UsageError: There is no such replay.
+    """
+    with _sink(invocation.config) as connection:
+        chosen = registry.get(connection, replay_id)
+        with registry.held(connection, replay_id):
+            shadow.drop(connection, replay_id)
+            registry.forget_parts(connection, replay_id)
+            if chosen.state is not State.APPLIED:
+                registry.set_state(connection, replay_id, State.DROPPED)
+    typer.echo(f"replay {replay_id}: shadow tables dropped")
+
+
+def run_export(
+    invocation: Invocation, *, from_text: str | None, to_text: str | None, out: Path
+) -> None:
+    """Writes the records of a range into a folder.
+
+    Raises:
+        UsageError: A range that cannot be, or a folder that holds something.
+        OpsError: The broker is away.
+    """
+    from ops.replay.exporting import export_events  # noqa: PLC0415  on demand
+
+    config = invocation.config
+    plan = _plan(config, _span(from_text, to_text), None, None, None, from_servers=False)
+    kafka = config.kafka
+    with Watching(plan.records) as watching:
+        done = export_events(
+            kafka.client_properties(),
+            kafka.events_topic,
+            kafka.topic("call-references"),
+            plan,
+            out,
+            lambda reached: watching.tell("exporting", reached),
+        )
+    records = sum(file.records for file in done.files)
+    typer.echo(f"{records} records in {len(done.files)} files: {out}")
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _span(from_text: str | None, to_text: str | None) -> Span:
+    if from_text is None or to_text is None:
+        raise UsageError("--from and --to are needed", "times like 2024-03-04T09:00:00Z, in UTC")
+    return span_of(from_text, to_text)
+
+
+def _plan(
+    config: Config,
+    span: Span,
+    server: str | None,
+    calls: str | None,
+    source: str | None,
+    *,
+    from_servers: bool,
+) -> Plan:
+    if server is not None and server not in config.server_names:
+        known = ", ".join(config.server_names) or "none"
+        raise UsageError(f"--server {server}: no such server; configured: {known}")
+    names = () if calls is None else _call_ids(Path(calls))
+    if source is not None and from_servers:
+        raise UsageError("--source and --from-servers: give one of them")
+    if source is not None:
+        from ops.replay.exported import plan_export  # noqa: PLC0415  on demand
+
+        return plan_export(Path(source), span, server=server, calls=names)
+    margin_us = round(config.replay.margin_seconds * 1_000_000)
+    if from_servers:
+        from ops.replay.from_servers import plan_servers  # noqa: PLC0415  on demand
+
+        return plan_servers(config, span, margin_us, server=server, calls=names)
+    kafka = config.kafka
+    return plan_topic(
+        kafka.client_properties(),
+        kafka.events_topic,
+        kafka.topic("call-references"),
+        span,
+        margin_us,
+        server=server,
+        calls=names,
+    )
+
+
+def _call_ids(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"--calls {path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--calls {path}: is not UTF-8 text") from None
+    names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not names:
+        raise UsageError(f"--calls {path}: holds no Call-ID", "one a line")
+    return names
+
+
+def _job(config: Config, plan: Plan, replay_id: int | None, workers: int | None) -> Job:
+    settings = worker_settings(config)
+    section = config.replay
+    return Job(
+        plan=plan,
+        resolution=resolution_config(config),
+        kafka=settings.librdkafka(),
+        topic=settings.events_topic,
+        references_topic=settings.references_topic,
+        replay_id=replay_id,
+        dsn=settings.sink_dsn,
+        schema=settings.sink_schema,
+        records_per_second_max=section.records_per_second_max / _workers(config, workers),
+        queue_kbytes_max=section.queue_kbytes_max,
+        checkpoint_seconds=section.checkpoint_seconds,
+        servers=_dsns(config) if plan.source == "servers" else {},
+    )
+
+
+def _dsns(config: Config) -> dict[str, str]:
+    """Connection strings of the servers, and of the clocks' reference under its own key."""
+    from ops.replay.from_servers import REFERENCE  # noqa: PLC0415  on demand
+
+    found = {name: server.dsn.get_secret_value() for name, server in config.servers.items()}
+    reference = config.reference_dsn()
+    return found if reference is None else {**found, REFERENCE: reference}
+
+
+def _workers(config: Config, workers: int | None) -> int:
+    wanted = config.replay.workers if workers is None else workers
+    if not 1 <= wanted <= 64:
+        raise UsageError(f"--workers {wanted}: must be from 1 to 64")
+    return wanted
+
+
+def _driven(config: Config, begun: Replay, workers: int | None) -> Replay:
+    job = _job(config, begun.plan, begun.id, workers)
+    step_back()
+    with Watching(begun.plan.records) as watching, _stoppable() as is_stopped:
+        try:
+            return drive(job, _workers(config, workers), watching.tell, is_stopped)
+        except Stopped:
+            sys.stderr.write(f"\ninterrupted; go on with: cdrstream replay --resume {begun.id}\n")
+            raise typer.Exit(130) from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM end the work at the next chunk, with a point to go on from."""
+    heard: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: heard.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(heard)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _sink(config: Config) -> Iterator[Connection]:
+    with shadow.connect(config.sink_dsn(), config.sink.schema_name, "cdrstream replay") as found:
+        yield found
+
+
+def _show(config: Config, replay: Replay, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_as_object(replay), indent=2))
+        return
+    for line in words.table(replay, settings_json(resolution_config(config))):
+        typer.echo(line)
+    if replay.state is not State.DROPPED and replay.result["summary"]["changed"]:
+        with _sink(config) as connection:
+            if not _tables_are_there(connection, replay.id):
+                return
+            typer.echo("")
+            for line in words.worst(comparing.changes(connection, replay.id, limit=_WORST)):
+                typer.echo(line)
+    typer.echo("")
+    for line in words.next_steps(replay):
+        typer.echo(line)
+
+
+def _show_call(
+    config: Config, connection: Connection, replay: Replay, call_id: str, *, as_json: bool
+) -> None:
+    from ops.explain import render  # noqa: PLC0415  on demand
+    from ops.explain_command import from_sink  # noqa: PLC0415  on demand
+
+    _has_tables(replay)
+    found = list(comparing.changes(connection, replay.id, call_id=call_id))
+    if not found:
+        raise UsageError(f"replay {replay.id} does not change {call_id!r:.200}")
+    change = found[0]
+    if as_json:
+        typer.echo(json.dumps({"v": JSON_VERSION, **change}, indent=2))
+        return
+    for line in words.change_lines(change):
+        typer.echo(line)
+    why = comparing.reasons(connection, replay.id, call_id)
+    typer.echo("\n=== as it is")
+    try:
+        old = from_sink(config.sink_dsn(), call_id, config.sink.schema_name)
+    except OpsError:
+        typer.echo("the service has told nothing of it")
+    else:
+        for text in render(*old):
+            typer.echo(text.plain)
+    typer.echo("\n=== as the replay has it")
+    if why is None:
+        typer.echo("nothing is known of it")
+        return
+    for text in render(why, change["new"], str(why.get("hidden_reason") or "")):
+        typer.echo(text.plain)
+
+
+def _has_tables(replay: Replay) -> None:
+    if replay.state in (State.DROPPED, State.RUNNING):
+        raise UsageError(f"replay {replay.id} is {replay.state.value}: it has no changes to show")
+
+
+def _tables_are_there(connection: Connection, replay_id: int) -> bool:
+    row = connection.execute(
+        "SELECT to_regclass(%s) IS NOT NULL", (f"replay_{replay_id}_changes",)
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _kind(text: str | None) -> Kind | None:
+    if text is None:
+        return None
+    try:
+        return Kind(text)
+    except ValueError:
+        known = ", ".join(f"'{kind.value}'" for kind in Kind)
+        raise UsageError(f"--kind {text!r}: must be one of {known}") from None
+
+
+def _agree(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to agree", "give --yes")
+    if not typer.confirm(question, default=False, err=True):
+        raise OpsError("nothing was changed")
+
+
+def _as_object(replay: Replay) -> dict[str, Any]:
+    return {
+        "v": JSON_VERSION,
+        "id": replay.id,
+        "state": replay.state.value,
+        "from_us": replay.plan.span.from_us,
+        "to_us": replay.plan.span.to_us,
+        "source": replay.plan.source,
+        "settings": dict(replay.settings),
+        "result": dict(replay.result),
+        "version": replay.version,
+        "created_at": replay.created_at.isoformat(),
+    }
+
+
+def _write_lines(path: str, found: Iterable[dict[str, Any]]) -> None:
+    """One object a line; ASCII, for what strangers wrote may be on its way to a terminal."""
+    if path == "-":
+        for change in found:
+            sys.stdout.write(json.dumps(change) + "\n")
+        return
+    with Path(path).open("w", encoding="ascii") as stream:
+        for change in found:
+            stream.write(json.dumps(change) + "\n")

@@ -1,0 +1,102 @@
+"""Replays beside a live service: the same digest, differences found, applied and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.replay import applying, comparing, registry
+from ops.stack import Stack
+from tests.replay_kit import connect, replayed, verified
+from tests.streaming import Bed, call_rows, database, stream_stack, until
+
+__all__ = ["stream_stack"]
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
+    with database(stream_stack.sink) as dsn:
+        bed = Bed(dsn, tmp_path)
+        try:
+            yield bed
+        finally:
+            bed.end()
+
+
+def live_calls(bed: Bed, count: int, at: float = 0) -> list[str]:
+    """Calls that a worker has written, ten a second."""
+    names = [f"call-{at:g}-{n:04}@host" for n in range(count)]
+    for n, name in enumerate(names):
+        bed.put_rows(call_rows(name, at + n / 10))
+    bed.beat(at + count / 10 + 60)
+    bed.flush()
+    until(lambda: set(names) <= set(bed.cdr_ids()), "all CDRs")
+    return names
+
+
+def test_a_range_and_its_replay_have_one_digest(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    live_calls(bed, 300)
+    done = replayed(bed, 0, 30)
+    summary, digests = done.result["summary"], done.result["digests"]
+    assert (summary["unchanged"], summary["changed"]) == (300, 0)
+    assert digests["service"] == digests["replay"]
+    assert done.result["missing_until"] is None
+    two = replayed(bed, 0, 30, workers=2)
+    assert two.result["digests"] == digests, "whoever reads which partition"
+    alone = verified(bed, 0, 30)
+    assert alone.compared.equal
+    assert str(alone.replay) == digests["replay"]
+    assert alone.inputs == digests["inputs"]
+    assert alone.settings == digests["settings"]
+    part = verified(bed, 10, 20)
+    assert part.compared.equal
+    assert part.replay.records == 100
+    assert worker.stop() == 0
+
+
+def test_a_difference_is_found_applied_and_taken_back(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    names = live_calls(bed, 50)
+    before = bed.query("SELECT * FROM cdrs ORDER BY call_id")
+    with connect(bed) as connection:
+        connection.execute(
+            "UPDATE cdrs SET end_time = end_time + interval '90 s' WHERE call_id = %s", (names[3],)
+        )
+        connection.execute("UPDATE cdrs SET termination = 'U' WHERE call_id = %s", (names[4],))
+        connection.execute("DELETE FROM cdrs WHERE call_id = %s", (names[5],))
+    broken = bed.query("SELECT * FROM cdrs ORDER BY call_id")
+    assert not verified(bed, 0, 5).compared.equal
+    done = replayed(bed, 0, 5)
+    summary = done.result["summary"]
+    assert summary["kinds"] == {
+        "added": 1,
+        "times moved": 1,
+        "termination changed": 1,
+        "billed seconds changed": 2,
+    }
+    assert summary["minutes"]["difference"] == pytest.approx((10 - 90) / 60, abs=1e-3)
+    with connect(bed) as connection:
+        changes = list(comparing.changes(connection, done.id))
+        assert [change["call_id"] for change in changes] == [names[3], names[5], names[4]]
+        assert changes[0]["billed_seconds"] == [100, 10]
+        assert bed.query("SELECT * FROM cdrs ORDER BY call_id") == broken, "a dry run"
+        for _ in range(2):
+            done = registry.get(connection, done.id)
+            assert applying.apply(connection, done) == applying.Applied(3, 0)
+            now = bed.query("SELECT * FROM cdrs ORDER BY call_id")
+            assert [row[1:] for row in now] == [row[1:] for row in before]
+            assert [row[0] for row in now if row[1] != names[5]] == [row[0] for row in broken]
+            why = bed.query("SELECT replay_id, revision FROM cdr_provenance WHERE changed <> '{}'")
+            assert why == [(done.id, 3)] * 3
+            assert verified(bed, 0, 5).compared.equal
+            done = registry.get(connection, done.id)
+            assert applying.undo(connection, done) == applying.Applied(3, 0)
+            assert bed.query("SELECT * FROM cdrs ORDER BY call_id") == broken
+    assert worker.stop() == 0
