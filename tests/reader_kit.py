@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from cdc.provision import provision
 from cdc.reader import ServerReader
@@ -80,6 +80,7 @@ class Bed:
     encoding: str = "UTF8"
     name: str = field(default_factory=lambda: f"bed{next(_numbers)}")
     _read: dict[str, list[Record]] = field(default_factory=dict)
+    _tails: dict[str, Tail] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,8 @@ class Bed:
 
     def close(self) -> None:
         """Drops the database and its slot: a server has only so many."""
+        for tail in self._tails.values():
+            tail.close()
         self.stack[self.server_name].drop_database(self.name)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -157,11 +160,10 @@ class Bed:
         """
         name = topic or self.settings().topics.events
         with self._reading:
+            if name not in self._tails:
+                self._tails[name] = Tail(self.stack.broker.bootstrap_servers, name)
             read = self._read.setdefault(name, [])
-            begin: dict[int, int] = {}
-            for record in read:
-                begin[record.partition] = record.offset + 1
-            read.extend(read_topic(self.stack.broker.bootstrap_servers, name, begin))
+            read.extend(self._tails[name].read())
             return list(read)
 
     def end_offset(self) -> int:
@@ -265,58 +267,66 @@ class Load:
                 return
 
 
-def read_topic(
-    bootstrap_servers: str, topic: str, begin: dict[int, int] | None = None
-) -> list[Record]:
-    """Everything in a topic now, from these offsets on."""
-    begin = begin or {}
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": "reader-tests",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "log_level": 0,
-        }
-    )
-    try:
-        # up to the end as it is now: readers go on writing
-        ends = {
-            number: _end_of(consumer, TopicPartition(topic, number))
-            for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        }
-        partitions = {number for number, end in ends.items() if end > begin.get(number, 0)}
-        if partitions:
-            consumer.assign(
-                [TopicPartition(topic, n, begin.get(n, OFFSET_BEGINNING)) for n in partitions]
-            )
+class Tail:
+    """A topic that is looked at again and again: one consumer, which has fetched meanwhile."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._topic = topic
+        self._next: dict[int, int] = {}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": "reader-tests",
+                "enable.auto.commit": False,
+                "reconnect.backoff.max.ms": 500,
+                "log_level": 0,
+            }
+        )
+
+    def read(self) -> list[Record]:
+        """What came since, up to the end as it is now: readers go on writing."""
+        consumer = self._consumer
+        there = consumer.list_topics(self._topic, timeout=10).topics[self._topic].partitions
+        if set(there) != set(self._next):
+            self._next = dict.fromkeys(there, 0) | self._next
+            places = [TopicPartition(self._topic, n, at) for n, at in self._next.items()]
+            consumer.assign(places)
+        ends = {n: _end_of(consumer, TopicPartition(self._topic, n)) for n in there}
         found: list[Record] = []
-        while partitions:
+        while any(self._next[n] < end for n, end in ends.items()):
             message = consumer.poll(10)
-            assert message is not None, f"{topic} gives nothing"
-            error = message.error()
-            if error is not None:
-                assert error.code() == KafkaError._PARTITION_EOF, error
-                partitions.discard(message.partition() or 0)
-                continue
-            if (message.offset() or 0) + 1 >= ends[message.partition() or 0]:
-                partitions.discard(message.partition() or 0)
-            headers = dict(message.headers() or [])
-            raw = message.value() or b""
-            found.append(
-                Record(
-                    (headers.get("kind") or b"").decode() or None,
-                    message.partition() or 0,
-                    message.offset() or 0,
-                    (message.key() or b"").decode(),
-                    json.loads(raw) if raw.endswith(b"}") else {},
-                    headers,
-                    raw,
-                )
-            )
+            assert message is not None, f"{self._topic} gives nothing"
+            if message.error() is None:
+                found.append(_record(message))
+                self._next[found[-1].partition] = found[-1].offset + 1
         return found
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        self._consumer.close()
+
+
+def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
+    """Everything in a topic now."""
+    tail = Tail(bootstrap_servers, topic)
+    try:
+        return tail.read()
     finally:
-        consumer.close()
+        tail.close()
+
+
+def _record(message: Message) -> Record:
+    headers = dict(message.headers() or [])
+    raw = message.value() or b""
+    return Record(
+        (headers.get("kind") or b"").decode() or None,
+        message.partition() or 0,
+        message.offset() or 0,
+        (message.key() or b"").decode(),
+        json.loads(raw) if raw.endswith(b"}") else {},
+        headers,
+        raw,
+    )
 
 
 def _end_of(consumer: Consumer, partition: TopicPartition) -> int:

@@ -73,6 +73,9 @@ async def test_reading_goes_on_at_the_promoted_standby(
     bed = Bed(stack, primary.name)
     bed.provision()
     slot = bed.settings().slot_name
+    # A standby that finds no slot looks again after longer and longer: up to half a minute.
+    async with bed.reading() as reader:
+        await streaming(reader)
     standby = follow(primary, bed)
     try:
         alone = bed.settings(dsn=standby.dsn_for(bed.name))
