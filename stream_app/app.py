@@ -85,6 +85,7 @@ def make_app(settings: WorkerSettings) -> CdrApp:
         broker_commit_livelock_soft_timeout=_NEVER_SECONDS,
         stream_wait_empty=False,  # it waits for ever while the sink is away; we drain, bounded
         stream_recovery_delay=0.0,
+        table_standby_replicas=0,  # nobody reads them: `changelog.restore` reads what is taken
         stream_buffer_maxsize=4_096,  # messages are batches here; `Room` bounds their records
         worker_redirect_stdouts=False,
     )

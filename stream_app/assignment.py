@@ -95,6 +95,10 @@ class Assignment:
         """Whether more may be fetched."""
         return await self._room.wait(seconds)
 
+    def wants(self, topic: str) -> bool:
+        """Whether batches of this topic are taken."""
+        return topic in (self._settings.events_topic, self._settings.references_topic)
+
     def on_fetched(self, generation: int, records: int) -> None:
         """Records went into Faust's queue."""
         self._room.fetched(generation, records)

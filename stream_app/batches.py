@@ -28,6 +28,9 @@ class Intake(Protocol):
     async def wait_for_room(self, seconds: float) -> bool:
         """Whether more may be fetched, at the latest after `seconds`."""
 
+    def wants(self, topic: str) -> bool:
+        """Whether batches of this topic are taken."""
+
     def on_fetched(self, generation: int, records: int) -> None:
         """So many records were handed on."""
 
@@ -77,7 +80,11 @@ class BatchConsumer(driver.Consumer):
     ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """One message a partition: value = its records, offset = the last one's.
 
-        Changelog partitions never come by here: their reading back is `changelog.restore`.
+        Changelogs are left away: their reading back is `changelog.restore`.
+
+        Trap: where the group has two members or more, Faust assigns the others' changelog
+        partitions to us as standbys and fetches them. Nobody takes them, and counted as held they
+        would fill the room until nothing is fetched any more.
         """
         # Bounded memory: what is fetched and not yet committed counts in records. Faust's own bound
         # counts messages, and its way of pausing partitions forgets them over a rebalance.
@@ -91,7 +98,7 @@ class BatchConsumer(driver.Consumer):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return  # a rebalance began: its end seeks to where we are, see seek_to_committed
             tp = ensure_TP(fetched_tp)
-            if batch and (active is None or tp in active):
+            if batch and self.intake.wants(tp.topic) and (active is None or tp in active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 self.intake.on_fetched(generation, len(batch))
                 yield tp, _batch_message(tp, batch, generation)
