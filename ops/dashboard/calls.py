@@ -1,0 +1,198 @@
+"""Searching calls in the sink: the only questions that a page view puts to the database.
+
+Owns the SQL, its limits (3 s, four at once, fifty rows a page) and paging by position, so that page
+1,000 costs what page 1 does. Refuses to render.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+
+from ops.config import Config
+from ops.errors import ConfigError
+from ops.export import moment
+from ops.monitor.sources import LIMIT_SECONDS, sink_dsn
+
+PAGE_ROWS: Final = 50
+AT_ONCE: Final = 4
+ACTIVE_MAX: Final = 100
+OUTCOMES: Final = ("C", "T", "A", "F", "U")
+_QUERY_CHARACTERS: Final = 512
+T = TypeVar("T")
+
+_LIST: Final = """
+SELECT c.id, c.call_id, c.caller_aor, c.callee_aor, c.start_time, c.connect_time, c.end_time,
+    c.termination, c.failure_status, c.failure_reason,
+    p.revision, p.suspect, p.missing, p.late_events, p.servers
+FROM cdrs AS c LEFT JOIN cdr_provenance AS p USING (call_id)
+WHERE {where}
+ORDER BY c.start_time DESC, c.id DESC LIMIT %(limit)s
+"""
+_ACTIVE: Final = """
+SELECT call_id, caller_aor, callee_aor, recipient, start_time, connect_time, partition
+FROM active_calls WHERE %(text)s::text IS NULL
+    OR caller_aor ILIKE %(text)s OR callee_aor ILIKE %(text)s OR call_id = %(exact)s
+ORDER BY connect_time, call_id LIMIT %(limit)s
+"""
+_HIDDEN: Final = "SELECT call_id, hidden_reason FROM cdr_provenance WHERE call_id = %s"
+
+
+class Busy(Exception):
+    """All places for questions are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What somebody looks for; empty is anything."""
+
+    text: str = ""
+    outcome: str = ""
+    since: str = ""
+    until: str = ""
+    suspect: bool = False
+    before: str = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was filled in."""
+        return bool(self.text or self.outcome or self.since or self.until or self.suspect)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of CDRs; `before` asks for the next one."""
+
+    rows: tuple[dict[str, Any], ...] = ()
+    active: tuple[dict[str, Any], ...] = ()
+    before: str = ""
+    hidden: str = ""
+
+
+def search_of(query: Any) -> Search:
+    """A search from what a browser sends.
+
+    Raises:
+        ConfigError: A time is none.
+    """
+    text = str(query.get("q", "")).strip()[:_QUERY_CHARACTERS].replace("\x00", "")
+    outcome = str(query.get("outcome", ""))
+    since, until = str(query.get("from", "")), str(query.get("to", ""))
+    for name, value in (("from", since), ("to", until)):
+        if value:
+            moment(value, name)
+    before = str(query.get("before", ""))
+    return Search(
+        text=text,
+        outcome=outcome if outcome in OUTCOMES else "",
+        since=since,
+        until=until,
+        suspect=query.get("suspect") == "1",
+        before=before if re.fullmatch(r"[\dT:.\-]{10,32},\d{1,19}", before) else "",
+    )
+
+
+class Calls:
+    """Questions about calls, a few at a time, each in a thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._dsn = sink_dsn(config)
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def find(self, search: Search) -> Found:
+        """A page of CDRs, newest first, and those in progress.
+
+        Raises:
+            Busy: Four others are asking.
+            psycopg.Error: The database does not answer in time.
+        """
+        return await self.ask(lambda connection: _find(connection, search))
+
+    async def ask(self, read: Callable[[psycopg.Connection[dict[str, Any]]], T]) -> T:
+        """What `read` makes of a connection.
+
+        Raises:
+            Busy: Four others are asking.
+            psycopg.Error: The database does not answer in time.
+        """
+        if self._room.locked():
+            raise Busy
+        async with self._room:
+            return await asyncio.to_thread(self._ask, read)
+
+    def _ask(self, read: Callable[[psycopg.Connection[dict[str, Any]]], T]) -> T:
+        with psycopg.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=LIMIT_SECONDS,
+            application_name="cdrstream dashboard",
+            row_factory=dict_row,
+        ) as connection:
+            return read(connection)
+
+
+def _find(connection: psycopg.Connection[dict[str, Any]], search: Search) -> Found:
+    where, values = _conditions(search)
+    values["limit"] = PAGE_ROWS + 1
+    rows = connection.execute(_LIST.format(where=where), values).fetchall()
+    more = rows[PAGE_ROWS:]
+    rows = rows[:PAGE_ROWS]
+    active: list[dict[str, Any]] = []
+    if not search.before and not search.outcome and not search.since and not search.until:
+        active = connection.execute(
+            _ACTIVE,
+            {
+                "text": _like(search.text) if search.text else None,
+                "exact": search.text,
+                "limit": ACTIVE_MAX,
+            },
+        ).fetchall()
+    hidden = ""
+    if search.text and not rows and not active:
+        row = connection.execute(_HIDDEN, (search.text,)).fetchone()
+        hidden = "" if row is None else str(row["hidden_reason"] or "it has no CDR")
+    before = ""
+    if more and rows[-1]["start_time"] is not None:
+        before = f"{rows[-1]['start_time'].isoformat()},{rows[-1]['id']}"
+    return Found(tuple(rows), tuple(active), before, hidden)
+
+
+def _conditions(search: Search) -> tuple[str, dict[str, Any]]:
+    """SQL of our own words only; what somebody typed is a value."""
+    where, values = ["true"], dict[str, Any]()
+    if search.text:
+        where.append(
+            "(c.call_id = %(exact)s OR c.caller_aor ILIKE %(text)s OR c.callee_aor ILIKE %(text)s)"
+        )
+        values |= {"exact": search.text, "text": _like(search.text)}
+    if search.outcome:
+        where.append("c.termination = %(outcome)s")
+        values["outcome"] = search.outcome
+    if search.suspect:
+        where.append("p.suspect")
+    for name, text, sign in (("since", search.since, ">="), ("until", search.until, "<")):
+        if text:
+            where.append(f"c.start_time {sign} %({name})s")
+            values[name] = moment(text, name).replace(tzinfo=None)
+    if search.before:
+        at, _, row_id = search.before.partition(",")
+        try:
+            values |= {"before": datetime.fromisoformat(at), "before_id": int(row_id)}
+        except ValueError:
+            raise ConfigError(
+                "before: not a place in this list", "begin with the first page"
+            ) from None
+        where.append("(c.start_time, c.id) < (%(before)s, %(before_id)s)")
+    return " AND ".join(where), values
+
+
+def _like(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"

@@ -1,0 +1,125 @@
+"""Asks everybody in threads of their own and keeps one picture, newest wins.
+
+Owns the lives of the askers and the rhythm of pictures. No page view and no `status` ever waits
+for a broker or a database: they get the newest picture, with the age of what is in it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Final, Self
+
+from ops.config import Config
+from ops.monitor.asking import Asker
+from ops.monitor.facts import Ends, Facts, SinkFacts, Slot
+from ops.monitor.headline import judge
+from ops.monitor.history import History
+from ops.monitor.picture import Rules, draw
+from ops.monitor.sources import ask_broker, ask_sink, ask_slot, slot_name
+from ops.monitor.statuses import StatusTail
+
+PICTURE_SECONDS: Final = 1.0
+SINK_SECONDS: Final = 1.0
+BROKER_SECONDS: Final = 2.0
+SLOT_SECONDS: Final = 5.0
+FIRST_SECONDS: Final = 5.0
+
+
+def rules_of(config: Config) -> Rules:
+    """What judging depends on."""
+    section = config.resolution
+    idle = section.idle_after_seconds
+    return Rules(
+        servers=config.server_names,
+        partitions=config.kafka.partitions,
+        lateness_seconds=section.allowed_lateness_seconds,
+        heartbeat_seconds=config.reader.heartbeat_seconds,
+        idle_after_seconds=None if idle == "never" or idle <= 0 else float(idle),
+        skew_warning_seconds=section.skew_warning_seconds,
+        slots={name: slot_name(name, server.slot) for name, server in config.servers.items()},
+    )
+
+
+class Sampler:
+    """Use as a context; `picture()` from any thread.
+
+    Raises:
+        ConfigError: The sink is not configured.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.rules = rules_of(config)
+        self.history = History()
+        self._tail = StatusTail(config.kafka)
+        self._sink: Asker[SinkFacts] = Asker("sink", ask_sink(config), SINK_SECONDS)
+        self._broker: Asker[Ends] = Asker("broker", ask_broker(config), BROKER_SECONDS)
+        watched = config.servers if config.dashboard.slots else ()
+        self._slots: dict[str, Asker[Slot]] = {
+            name: Asker(f"slot of {name}", ask_slot(config, name), SLOT_SECONDS) for name in watched
+        }
+        # Ages are told on the reference's scale, which the sink's own clock is unless said else.
+        self._sink_is_reference = config.clock.reference_dsn is None
+        self._askers: list[Asker[Any]] = [self._sink, self._broker, *self._slots.values()]
+        self._stop = threading.Event()
+        self._newest: dict[str, Any] | None = None
+        self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._tail.start()
+        for asker in self._askers:
+            asker.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for asker in self._askers:
+            asker.stop()
+        self._tail.stop()
+        self._thread.join(timeout=5)
+
+    def wait_for_all(self, seconds: float = FIRST_SECONDS) -> None:
+        """Until everybody has answered once, or has had the time to."""
+        deadline = time.monotonic() + seconds
+        for event in (self._tail.caught_up, *(asker.asked for asker in self._askers)):
+            event.wait(max(0.0, deadline - time.monotonic()))
+
+    def picture(self) -> dict[str, Any]:
+        """The newest; made now where there is none yet."""
+        newest = self._newest
+        return self.look() if newest is None else newest
+
+    def look(self) -> dict[str, Any]:
+        """A picture of this moment."""
+        sink = self._sink.answer
+        ahead = None
+        if self._sink_is_reference and sink.value is not None and sink.at is not None:
+            ahead = sink.at - sink.value.clock
+        return judge(
+            draw(
+                Facts(
+                    now=time.time(),
+                    statuses=self._tail.newest(),
+                    broker=self._broker.answer,
+                    sink=sink,
+                    slots={name: asker.answer for name, asker in self._slots.items()},
+                    clock_ahead=ahead,
+                ),
+                self.rules,
+            )
+        )
+
+    def _run(self) -> None:
+        self.wait_for_all()
+        while not self._stop.is_set():
+            self._newest = picture = self.look()
+            self.history.add(picture)
+            self._stop.wait(PICTURE_SECONDS)
+
+
+def one_look(config: Config) -> dict[str, Any]:
+    """One picture, when everybody has answered or had 5 s to."""
+    with Sampler(config) as sampler:
+        sampler.wait_for_all()
+        return sampler.look()

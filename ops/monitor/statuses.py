@@ -1,0 +1,104 @@
+"""The compacted topic on which every process says what it is doing, followed by one thread.
+
+Owns the newest record of each key and when it came. Ages are counted from arrival here, so that no
+clock but our own is trusted; of what stood there before we came, from when it was written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any, Final
+
+import orjson
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from ops.config_sections import Kafka
+from ops.monitor.facts import Told
+
+_BEGINNING: Final = -2
+_FORGOTTEN_SECONDS: Final = 7 * 86_400.0  # of a process that said nothing for so long
+HISTORY_SECONDS: Final = 3_600.0
+
+
+class StatusTail:
+    """Follows the topic until `stop`."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        quiet = logging.getLogger("cdrstream.librdkafka")
+        quiet.setLevel(logging.CRITICAL)
+        self._consumer = Consumer(
+            {
+                **kafka.client_properties(),
+                "group.id": "cdrstream-status",  # asked for, and never joined
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 200,
+                "queued.max.messages.kbytes": 4_096,
+                "allow.auto.create.topics": False,
+            },
+            logger=quiet,
+        )
+        self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
+        self._told: dict[str, Told] = {}
+        self.past: deque[tuple[float, str, dict[str, Any]]] = deque(maxlen=20_000)
+        self.caught_up = threading.Event()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="statuses", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and leaves the broker."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def newest(self) -> dict[str, Told]:
+        """Key to its newest record, without those that said goodbye."""
+        oldest = time.time() - _FORGOTTEN_SECONDS
+        with self._lock:
+            return {key: told for key, told in self._told.items() if told.at >= oldest}
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                for message in self._consumer.consume(500, timeout=0.3):
+                    error = message.error()
+                    if error is None:
+                        self._take(message)
+                    elif error.name() == "_PARTITION_EOF":
+                        self.caught_up.set()
+        finally:
+            try:
+                self._consumer.close()
+            except KafkaException:
+                return
+
+    def _take(self, message: Message) -> None:
+        key, value = message.key(), message.value()
+        if not isinstance(key, bytes):
+            return
+        name = key.decode(errors="replace")
+        if value is None:
+            with self._lock:
+                self._told.pop(name, None)
+            return
+        try:
+            record = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return
+        if not isinstance(record, dict):
+            return
+        at = time.time()
+        if not self.caught_up.is_set():
+            at = min(at, message.timestamp()[1] / 1_000)
+            if at > time.time() - HISTORY_SECONDS:
+                self.past.append((at, name, record))
+        with self._lock:
+            held = self._told.get(name)
+            self._told[name] = Told(at, record, None if held is None else held.record)
