@@ -7,7 +7,7 @@ they move with the partition and survive restarts.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from callstate.resolution import Verdict
@@ -51,4 +51,5 @@ class Counters:
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Counters:
         """Reads what `to_json` wrote; counters that this version does not know are left out."""
-        return cls(**{name: told[name] for name in cls.__slots__ if name in told})
+        names = [each.name for each in fields(cls)]
+        return cls(**{name: told[name] for name in names if name in told})

@@ -6,7 +6,7 @@ Every effect is idempotent at the edge: the same effect twice changes nothing th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from callstate.cdr import Cdr, Provenance
 from callstate.exchanges import Exchange
@@ -34,7 +34,7 @@ class DeadLetter:
 
     reason: str
     server: str
-    raw: object
+    raw: Any
     call_id: str = ""
 
 

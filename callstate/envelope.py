@@ -77,7 +77,7 @@ class Malformed(NamedTuple):
 
     reason: str
     server: str
-    raw: object
+    raw: Any
 
 
 Record = CallEvent | Heartbeat | Gap | ReferenceAsked | ReferenceKnown | Exchange | Malformed
@@ -157,9 +157,9 @@ def read_message(kind: str, message: object) -> Record:
         return reader(server, message)
     except BadRow as bad:
         return Malformed(str(bad.args[0]), server, message)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as bad:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         return Malformed(
-            f"{kind} cannot be read: {type(bad).__name__} {bad!s:.80}", server, message
+            f"{kind} cannot be read: {type(error).__name__} {error!s:.80}", server, message
         )
 
 

@@ -152,13 +152,23 @@ def test_gaps_go_to_the_sink_once(log: Log) -> None:
     assert commit.gaps == (gap,)
 
 
-class Fragile(PartitionProcessor):
+class Wrapped:
+    """A processor behind another `feed`; not a subclass, for a compiled one has none."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.door = PartitionProcessor(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.door, name)
+
+
+class Fragile(Wrapped):
     """Fails on events of one call, after it has begun to work on them."""
 
     bad: str = "two"
 
     def feed(self, records: Any) -> Any:
-        effects = super().feed(records)
+        effects = self.door.feed(records)
         if any(isinstance(record, CallEvent) and record.call_id == self.bad for record in records):
             raise RuntimeError("a bug")
         return effects
@@ -192,7 +202,7 @@ def test_a_processor_that_always_fails_ends_the_worker() -> None:
         worker(make_processor=Fragile).feed(EVENTS, log.records)
 
 
-class Asking(PartitionProcessor):
+class Asking(Wrapped):
     def feed(self, records: Any) -> Any:
         return [AskReference("named", "asker"), AnswerReference("asker", "named")]
 
@@ -224,7 +234,7 @@ def test_questions_and_answers_are_keyed_by_the_call_that_they_are_for() -> None
     assert all(record.partition is None for record in commit.side_records)
 
 
-class Letters(PartitionProcessor):
+class Letters(Wrapped):
     def feed(self, records: Any) -> Any:
         return [DeadLetter("odd", "b", {"call_id": "x", "n": object}, call_id="x")]
 
