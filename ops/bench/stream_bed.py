@@ -162,10 +162,11 @@ class Process:
         scratch = folder / name
         scratch.mkdir(exist_ok=True)
         self.log = folder / f"{name}.log"
+        self.log.touch()
         self._process = KeptProcess(
             Program(
                 argv=[sys.executable, "-m", module, *arguments],
-                env={**os.environ, "PYTHONPATH": str(_SOURCE), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
                 cwd=scratch,
                 log=self.log,
             )
@@ -193,6 +194,11 @@ class Process:
         """Raises where the process has ended by itself."""
         if not self._process.alive:
             raise RuntimeError(f"ended by itself: {self.log.read_text()[-2_000:]}")
+
+
+def _python_path() -> str:
+    """These sources, behind what the benchmark itself was told to take first."""
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_SOURCE))))
 
 
 def wait_until(condition: Callable[[], bool], what: str, *processes: Process) -> None:
