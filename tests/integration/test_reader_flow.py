@@ -12,6 +12,7 @@ import pytest
 
 from callstate.envelope import event_message, read_message
 from callstate.events import CallEvent, Clock
+from callstate.topics import dead_letter_topic
 from cdc.lsn import parse_lsn
 from cdc.settings import StartMode
 from tests.reader_kit import Bed, all_arrived, streaming, until
@@ -237,7 +238,7 @@ async def test_a_row_that_kafka_refuses_goes_to_the_dead_letters(
             _insert(conn, {**HARD, "to_url": noise, "call_id": "huge"})
             _insert(conn, {**HARD, "to_url": "after"})
         await until(lambda: len(bed.events()) == 2)
-        dead = bed.settings().topics.dead_letter(bed.settings().topics.events)
+        dead = dead_letter_topic(bed.settings().topics.events)
         await until(lambda: bed.records(dead))
         await until(lambda: reader.metrics.unacked_records == 0)
     assert sorted(event.row["to_url"] for event in bed.events()) == ["after", "before"]
