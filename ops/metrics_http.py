@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Info, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -69,6 +69,7 @@ class MetricsServer:
 
 def process_registry() -> CollectorRegistry:
     """A registry with what every process tells: its version, memory and processor time."""
+    disable_created_metrics()  # a second series for each counter, and nobody asks for it
     registry = CollectorRegistry(auto_describe=False)
     Info("cdrstream_build", "the program's version", registry=registry).info(
         {"version": version("cdrstream")}

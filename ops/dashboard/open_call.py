@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from aiokafka.partitioner import murmur2
@@ -134,6 +135,14 @@ def _resolved(
     return None, None, letter
 
 
+def _until(since: Any, wait: float, then: str) -> str:
+    """The end of a sentence about a limit; a limit of 0 is off."""
+    if wait <= 0:
+        return "; no limit is set."
+    at = datetime.fromisoformat(str(since)).timestamp() + wait
+    return f"; when the watermark passes {clock(at)} UTC ({duration(wait)}), {then}."
+
+
 def _waits(
     events: list[CallEvent],
     provenance: Json | None,
@@ -159,11 +168,14 @@ def _waits(
     elif connected:
         wait = rules.max_call_seconds
         sentences.append(
-            f"It is answered and has no end yet: it waits for a BYE, {duration(wait)} at most."
+            "It is answered and has no end yet: it waits for a BYE"
+            + _until(connected, wait, "it is closed as unknown")
         )
     else:
         wait = rules.max_ringing_seconds
-        sentences.append(f"It has no answer yet: it may ring for {duration(wait)}.")
+        sentences.append(
+            "It has no answer yet: it may ring" + _until(last, wait, "it is closed as failed")
+        )
     part = next((one for one in picture["partitions"] if one["number"] == number), None)
     if part is not None:
         at = part["watermark"]

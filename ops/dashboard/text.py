@@ -20,6 +20,7 @@ CUT_CHARACTERS: Final = 512
 SHORT_CHARACTERS: Final = 60
 Privacy = Literal["full", "masked", "none"]
 _USER: Final = re.compile(r"(?P<before>sips?:|tel:)(?P<user>[^@;>\s]*)", re.IGNORECASE)
+_CLOCK: Final = re.compile(r"\b([0-2]\d:[0-5]\d:[0-5]\d) UTC")
 _NAME: Final = re.compile(r'^\s*("(?:[^"\\]|\\.)*"|[^<"]*)(?=<)')
 
 
@@ -85,6 +86,23 @@ def moment(value: float | str | datetime | None, form: str = "time") -> Markup:
     )
 
 
+def with_times(text: str, at: float) -> Markup:
+    """A sentence with its `12:03:41 UTC` marked up as moments near `at`."""
+    parts: list[Markup] = []
+    begin = 0
+    for found in _CLOCK.finditer(text):
+        parts += [escape(visible(text[begin : found.start()])), _nearest(found[1], at)]
+        begin = found.end()
+    return Markup("").join((*parts, escape(visible(text[begin:]))))
+
+
+def _nearest(clock: str, at: float) -> Markup:
+    """The time of day within twelve hours of a moment."""
+    hours, minutes, seconds = map(int, clock.split(":"))
+    into = hours * 3_600 + minutes * 60 + seconds
+    return moment(at + (into - at % 86_400 + 43_200) % 86_400 - 43_200)
+
+
 def _parsed(value: float | str | datetime | None) -> datetime | None:
     if isinstance(value, str):
         try:
@@ -121,6 +139,7 @@ def filters(privacy: Privacy) -> dict[str, Callable[..., Any]]:
         "short": short,
         "people": hider(privacy),
         "moment": moment,
+        "with_times": with_times,
         "number": number,
         "percent": percent,
         "duration": words.duration,

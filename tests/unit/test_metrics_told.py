@@ -1,0 +1,267 @@
+"""Metrics are declared once, told truly, and what dashboards and alerts name exists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from callstate.effects import ClockStepped, RecordLate
+from cdc import metrics as reader_metrics
+from cdc.exposition import ReaderCollector
+from cdc.reader import ServerReader
+from cdc.settings import ReaderSettings
+from cdc.status import State
+from ops.dashboard import metrics as dashboard_metrics
+from ops.errors import ConfigError
+from ops.metrics_http import MetricsServer
+from ops.monitor import headline
+from ops.services import Pulse
+from stream_app import metrics as worker_metrics
+from stream_app.metrics import Counted, WorkerCollector, count_effect
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMETHEUS = ROOT / "docker" / "prometheus"
+RUNBOOK = ROOT / "docs" / "runbook.md"
+
+
+def samples(collector: Any) -> dict[tuple[str, ...], float]:
+    """Name and label values to value, of a whole exposition."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+async def reader() -> ServerReader:
+    settings = ReaderSettings("a", "host=127.0.0.1", {"bootstrap.servers": "127.0.0.1:1"})
+    return ServerReader(settings)
+
+
+async def test_what_a_reader_does_not_know_is_absent(reader: ServerReader) -> None:
+    collector = ReaderCollector()
+    collector.add(reader)
+    told = samples(collector)
+    assert told["cdrstream_reader_streaming", "a"] == 0
+    assert told["cdrstream_reader_rows_total", "published", "a"] == 0
+    for name in ("reader_progress_timestamp_seconds", "clock_offset_seconds"):
+        assert not [key for key in told if key[0] == f"cdrstream_{name}"]
+    assert not [key for key in told if key[0].startswith("cdrstream_slot_")]
+    assert not collector.ready
+
+
+async def test_a_reader_tells_progress_on_the_references_clock(reader: ServerReader) -> None:
+    numbers = reader.metrics
+    reader.state = State.STREAMING
+    numbers.progress_us, numbers.clock_offset_us = 1_000_000_000, -5_500_000
+    numbers.process_ahead_us = 5_600_000
+    numbers.slot_checked_us, numbers.slot_wal_status = 7_000_000, "extended"
+    numbers.slot_safe_wal_bytes, numbers.slot_retained_bytes = 300, 700
+    numbers.reconnected("SlotBusy")
+    numbers.acknowledged(0.02)
+    collector = ReaderCollector()
+    collector.add(reader)
+    told = samples(collector)
+    assert told["cdrstream_reader_progress_timestamp_seconds", "a"] == 1_005.5
+    assert told["cdrstream_clock_local_offset_seconds",] == pytest.approx(0.1)
+    assert told["cdrstream_slot_keep_limit_bytes", "a", "cdrstream_a"] == 1_000
+    assert told["cdrstream_slot_state", "a", "cdrstream_a", "extended"] == 1
+    assert told["cdrstream_slot_state", "a", "cdrstream_a", "lost"] == 0
+    assert told["cdrstream_reader_reconnects_total", "SlotBusy", "a"] == 1
+    assert told["cdrstream_reader_ack_seconds_count", "a"] >= 1
+    assert collector.ready
+
+
+STATUS: dict[str, Any] = {
+    "state": "running",
+    "partitions": {
+        "0": {
+            "watermark_us": 5_000_000,
+            "written_watermark_us": None,
+            "position": 10,
+            "end_offset": None,
+            "holder": "b",
+            "frontiers": {
+                "a": {"frontier_us": 12_000_000, "state": "active"},
+                "b": {"frontier_us": None, "state": "never_seen"},
+            },
+        }
+    },
+    "open_calls": 3,
+    "held_records": 1,
+    "held_records_max": 20,
+    "rebalances": 2,
+    "recovery_seconds": 0.5,
+    "sink": {
+        **dict.fromkeys(("commits", "inserted", "revised", "hidden", "stale", "poison"), 0),
+        "failing_since": None,
+    },
+}
+
+
+def test_a_worker_tells_who_holds_and_nothing_that_it_does_not_know() -> None:
+    told = samples(WorkerCollector(lambda: STATUS, ("a", "b"), 6.0))
+    assert told["cdrstream_config_server", "b"] == 1
+    assert told["cdrstream_stream_watermark_timestamp_seconds", "0"] == 5.0
+    assert told["cdrstream_stream_watermark_holder", "0", "b"] == 1
+    assert told["cdrstream_stream_holding_partitions", "b"] == 1
+    assert told["cdrstream_stream_source_state", "b", "never_seen"] == 1
+    assert told["cdrstream_stream_frontier_timestamp_seconds", "a"] == 12.0
+    assert ("cdrstream_stream_frontier_timestamp_seconds", "b") not in told
+    assert ("cdrstream_sink_watermark_timestamp_seconds", "0") not in told
+    assert ("cdrstream_stream_end_offset", "0") not in told
+    gone = samples(WorkerCollector(lambda: {**STATUS, "partitions": {}}, ("a", "b"), 6.0))
+    assert not [key for key in gone if key[0] == "cdrstream_stream_position_offset"]
+
+
+def test_counters_that_move_with_a_partition_are_told_as_what_happened_here() -> None:
+    def applied() -> float:
+        return samples(WorkerCollector(lambda: STATUS, (), 6.0))[
+            "cdrstream_stream_records_total", "applied"
+        ]
+
+    zero = {**dict.fromkeys(worker_metrics.RECORD_OUTCOMES, 0), "terminations": {}}
+    before = applied()
+    counted = Counted({**zero, "applied": 1_000_000})  # of another worker's time
+    counted.now({**zero, "applied": 1_000_003})
+    assert applied() == before + 3
+
+
+def test_late_events_and_steps_are_counted_by_server() -> None:
+    count_effect(RecordLate("c", "tests-late", 2_000_000))
+    count_effect(ClockStepped("tests-late", 0, 1, "probe"))
+    told = samples(WorkerCollector(lambda: STATUS, (), 6.0))
+    assert told["cdrstream_stream_late_events_total", "tests-late"] == 1
+    assert told["cdrstream_clock_steps_total", "probe", "tests-late"] == 1
+
+
+# -- the little server -------------------------------------------------------------------------
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_and_health_over_http() -> None:
+    health = {"alive": True, "ready": False}
+    collector = WorkerCollector(lambda: STATUS, ("a",), 6.0)
+    server = MetricsServer(
+        "127.0.0.1:0", collector, lambda: health["alive"], lambda: health["ready"]
+    )
+    try:
+        code, text = _get(server.port, "/metrics")
+        assert code == 200
+        assert 'cdrstream_config_server{server="a"} 1.0' in text
+        assert "cdrstream_build_info" in text
+        assert "_created" not in text
+        assert _get(server.port, "/healthz") == (200, "ok\n")
+        assert _get(server.port, "/readyz")[0] == 503
+        health["alive"] = False
+        assert _get(server.port, "/healthz")[0] == 503
+        assert _get(server.port, "/etc/passwd")[0] == 404
+        with pytest.raises(ConfigError, match="metrics_listen"):
+            MetricsServer(f"127.0.0.1:{server.port}", collector, lambda: True, lambda: True)
+    finally:
+        server.close()
+
+
+async def test_a_loop_that_hangs_is_seen_from_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse = Pulse()
+    beating = asyncio.ensure_future(pulse.beat_for_ever())
+    await asyncio.sleep(0)
+    assert pulse.alive()
+    monkeypatch.setattr("ops.services.ALIVE_SECONDS", -1.0)
+    assert not pulse.alive()
+    beating.cancel()
+
+
+# -- what others name --------------------------------------------------------------------------
+
+
+def _exported() -> set[str]:
+    """Every name of a series that any process may export."""
+    names = set()
+    for metric in (*reader_metrics.DECLARED, *worker_metrics.DECLARED):
+        names.add("cdrstream_" + metric.name)
+    names |= {"cdrstream_" + gauge.name for gauge in dashboard_metrics.DECLARED}
+    for counted in (*worker_metrics.PASSING, reader_metrics.ACK_SECONDS):
+        for family in counted.collect():
+            suffixes = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("_total",)
+            names |= {family.name + suffix for suffix in suffixes}
+    return names
+
+
+def _recorded() -> set[str]:
+    return set(re.findall(r"record: (\S+)", (PROMETHEUS / "rules.yml").read_text()))
+
+
+def _alerts() -> set[str]:
+    return set(re.findall(r"alert: (\w+)", (PROMETHEUS / "alerts.yml").read_text()))
+
+
+def _named(texts: Iterable[str]) -> set[str]:
+    return {name for text in texts for name in re.findall(r"\bcdrstream[_:][a-z0-9_:]+", text)}
+
+
+def test_every_metric_that_rules_and_dashboards_name_exists() -> None:
+    grafana = json.loads((ROOT / "docker/grafana/dashboards/cdrstream.json").read_text())
+    expressions = [target["expr"] for panel in grafana["panels"] for target in panel["targets"]]
+    rules = [
+        line
+        for name in ("rules.yml", "alerts.yml")
+        for line in (PROMETHEUS / name).read_text().splitlines()
+        if not line.lstrip().startswith("#")
+    ]
+    named = _named([*expressions, *rules, *re.findall(r"`(cdrstream_\w+)`", RUNBOOK.read_text())])
+    series = {name.removesuffix(":") for name in named}
+    known = _exported() | _recorded()
+    known |= {name.removesuffix(suffix) for name in known for suffix in ("_bucket",)}
+    assert not sorted(series - known)
+
+
+def test_every_alert_has_its_section_and_every_section_its_alert() -> None:
+    sections = set(re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE))
+    assert sections == _alerts()
+    text = (PROMETHEUS / "alerts.yml").read_text()
+    links = set(re.findall(r"runbook_url: /runbook#(\w+)", text))
+    assert links == {name.lower() for name in _alerts()}
+
+
+def test_the_pages_name_the_same_problems() -> None:
+    source = Path(headline.__file__).read_text()
+    assert set(re.findall(r'"(Cdrstream\w+)"', source)) <= _alerts()
+
+
+def test_the_runbook_says_of_each_what_to_look_at_and_how_it_ends() -> None:
+    for section in RUNBOOK.read_text().split("\n## ")[1:]:
+        assert "**Meaning.**" in section, section[:40]
+        assert "**Impact.**" in section, section[:40]
+        assert "**It worked**" in section, section[:40]
+
+
+def test_labels_are_of_the_closed_set() -> None:
+    allowed = {"server", "partition", "slot", "outcome", "reason", "state", "source", "severity"}
+    declared = (*reader_metrics.DECLARED, *worker_metrics.DECLARED, *dashboard_metrics.DECLARED)
+    for metric in declared:
+        assert set(metric.labels) <= allowed, metric
+        if getattr(metric, "kind", "") == "counter":
+            assert metric.name.endswith("_total"), metric
