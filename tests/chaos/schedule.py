@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from ops.stack import PostgresServer
@@ -61,10 +61,11 @@ class Fault:
 
 @dataclass(slots=True)
 class Done:
-    """A fault that happened; `over_at` is wall time."""
+    """A fault that happened; times are wall time."""
 
     kind: str
     target: str
+    began_at: float = field(default_factory=time.time)
     over_at: float | None = None
 
 

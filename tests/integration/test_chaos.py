@@ -88,6 +88,15 @@ def tell(chaos: Chaos, watch: Watch, services: Services, calls: int, final: floa
             felt[done.kind].append(seconds)
     print(f"\nseed {SEED}: {calls} calls, {len(chaos.done)} faults in {SECONDS:g} s,", end="")
     print(f" {chaos.skipped} more hit what was down already")
+    begun = min((done.began_at for done in chaos.done), default=0.0)
+    for done in chaos.done:
+        assert done.over_at is not None
+        seconds = watch.felt_seconds(done.over_at)
+        print(
+            f"+{done.began_at - begun:6.1f} s for {done.over_at - done.began_at:5.1f} s"
+            f"  {done.kind:22} {done.target:9}"
+            + ("" if seconds is None else f" {seconds:6.1f} s until felt no more")
+        )
     print("seconds from a fault's end until all calls that had ended by then were in cdrs;")
     print("without any fault it is the lateness of 2 s, a heartbeat and a commit")
     print(f"{'fault':24} {'times':>5} {'median':>7} {'longest':>8}")
