@@ -21,7 +21,7 @@ SHORT_CHARACTERS: Final = 60
 Privacy = Literal["full", "masked", "none"]
 _USER: Final = re.compile(r"(?P<before>sips?:|tel:)(?P<user>[^@;>\s]*)", re.IGNORECASE)
 _CLOCK: Final = re.compile(r"\b([0-2]\d:[0-5]\d:[0-5]\d) UTC")
-_NAME: Final = re.compile(r'^\s*("(?:[^"\\]|\\.)*"|[^<"]*)(?=<)')
+_NAME: Final = re.compile(r'^\s*("(?:[^"\\]|\\.)*"|[^<"]*)\s*(?=<)')
 
 
 def shown(value: Any, characters: int = CUT_CHARACTERS) -> Markup:
