@@ -61,9 +61,11 @@ class PartitionReplay:
         *,
         explaining: bool = False,
         keep: Collection[str] = (),
+        over_max: int = 1_000,
     ) -> None:
+        """`keep`: calls never to be forgotten; `over_max`: of those over and held besides."""
         self.partition = partition
-        self.store = ReplayStore(keep)
+        self.store = ReplayStore(keep, over_max)
         self.processor = PartitionProcessor(config, self.store, explaining=explaining)
         self.told = Told()
         self.asked: set[Question] = set()
@@ -103,6 +105,7 @@ class PartitionReplay:
     def take_told(self) -> Told:
         """What was told since the last time."""
         told, self.told = self.told, Told()
+        self.store.told(told.calls)
         return told
 
     def open_questions(self) -> set[Question]:
@@ -117,12 +120,19 @@ class PartitionReplay:
 
     # -- over a kill ---------------------------------------------------------------------------
 
-    def snapshot(self) -> bytes:
-        """Everything but what was told, which must be taken and written first."""
+    def snapshot(self, *, done: bool = False) -> bytes:
+        """Everything but what was told, which must be taken and written first.
+
+        Of a partition that is `done` only what `result_of` asks for: calls that are over are left.
+        """
         state = {
             "v": _VERSION,
             "processor": self.processor.snapshot(),
-            "calls": [[call_id, state.to_wire()] for call_id, state in self.store.items()],
+            "calls": [
+                [call_id, state.to_wire()]
+                for call_id, state in self.store.items()
+                if not (done and state.closed)
+            ],
             "returning": sorted(self.store.returning),
             "asked": sorted(self.asked),
             "answered": sorted(self.answered),

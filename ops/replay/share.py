@@ -6,8 +6,10 @@ after a kill. Refuses to know how many processes there are: that is `ops.replay.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ from psycopg import sql
 
 from callstate.config import ResolutionConfig
 from ops.replay import registry
-from ops.replay.pace import Pace
+from ops.replay.pace import Pace, batch_of
 from ops.replay.partition import PartitionReplay, Told
 from ops.replay.plan import PartPlan, Plan
 from ops.replay.reading import LedgerOutput, PartResult, Reached, read_parts, result_of
@@ -25,6 +27,9 @@ from ops.replay.source import KafkaSource, Source
 
 LATE_HORIZON_SECONDS: Final = 600.0
 """How long a replay holds calls that are over; what comes later is looked at a second time."""
+OVER_MAX: Final = 8_000
+"""Calls that are over and held, of one process at most; about 10 kB each."""
+_OVER_LEAST: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Job:
             parts,
             keys=keys,
             queue_kbytes_max=self.queue_kbytes_max,
+            batch_records_max=batch_of(self.records_per_second_max),
             is_stopped=is_stopped,
         )
 
@@ -130,14 +136,13 @@ class ShadowOutput:
             for number, part in parts.items():
                 if number in self._kept_done:
                     continue
-                kept = Part(
-                    number,
-                    part.next_offset,
-                    self._written.get(number, 0),
-                    number in done and last,
-                    part.snapshot(),
-                )
+                is_done = number in done
+                written = self._written.get(number, 0)
+                state = part.snapshot(done=is_done)
+                kept = Part(number, part.next_offset, written, is_done, state)
                 registry.keep_part(self._connection, self._replay_id, kept)
+                if is_done and last:
+                    self._kept_done.add(number)
         self._kept_at = time.monotonic()
 
     def close(self) -> None:
@@ -160,7 +165,11 @@ def run_share(
     """
     plans = [part for part in job.plan.parts if part.partition in set(numbers)]
     keys = keys_of(job.plan.calls, job.resolution.servers) if job.plan.calls else None
-    parts = {plan.partition: PartitionReplay(job.rules(), plan.partition) for plan in plans}
+    over_max = max(_OVER_LEAST, OVER_MAX // max(1, len(plans)))
+    parts = {
+        plan.partition: PartitionReplay(job.rules(), plan.partition, over_max=over_max)
+        for plan in plans
+    }
     for plan in plans:
         parts[plan.partition].next_offset = plan.start
     output: LedgerOutput | ShadowOutput
@@ -169,21 +178,34 @@ def run_share(
     else:
         output = ShadowOutput(job, _take_up(job, parts))
     try:
-        complete = read_parts(
-            job.source(plans, keys, is_stopped),
-            parts,
-            {plan.partition: plan.end for plan in plans},
-            job.plan.partitions,
-            output,
-            pace=Pace(job.records_per_second_max),
-            tell=tell,
-            is_stopped=is_stopped,
-        )
+        with without_cycle_collection():
+            complete = read_parts(
+                job.source(plans, keys, is_stopped),
+                parts,
+                {plan.partition: plan.end for plan in plans},
+                job.plan.partitions,
+                output,
+                pace=Pace(job.records_per_second_max),
+                tell=tell,
+                is_stopped=is_stopped,
+            )
     finally:
         if isinstance(output, ShadowOutput):
             output.close()
     results = {plan.partition: result_of(parts[plan.partition], plan.start) for plan in plans}
     return ShareResult(results, complete, output if isinstance(output, LedgerOutput) else None)
+
+
+@contextmanager
+def without_cycle_collection() -> Iterator[None]:
+    """Events hold no cycles, and looking for some among hundreds of thousands takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def keys_of(calls: Collection[str], servers: Collection[str]) -> frozenset[bytes]:

@@ -8,6 +8,7 @@ run asks the database then; a replay must not depend on what the database holds.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -71,14 +72,19 @@ class HashSet:
 class ReplayStore:
     """A `CallStore` in memory.
 
+    Calls that are over are let go early where there are many, in the order in which they were told:
+    what comes to one of them later makes it a returning call, as after any forgetting.
+
     Attributes:
         returning: Calls that came up again after they were forgotten.
     """
 
-    def __init__(self, keep: Collection[str] = ()) -> None:
-        """`keep`: calls that are never forgotten."""
+    def __init__(self, keep: Collection[str] = (), over_max: int = 1_000) -> None:
+        """`keep`: calls that are never forgotten; `over_max`: of those that are over and held."""
         self._calls: dict[str, CallState] = {}
         self._keep = keep
+        self._over: deque[str] = deque()
+        self._over_max = over_max
         self._forgotten = HashSet()
         self.returning: set[str] = set()
 
@@ -100,8 +106,19 @@ class ReplayStore:
         """Forgets a call, unless it is one to keep."""
         if call_id in self._keep:
             return
-        if self._calls.pop(call_id, None) is not None:
-            self._forgotten.add(call_id)
+        # Also one that was never put: what begins and ends within one batch is not.
+        self._calls.pop(call_id, None)
+        self._forgotten.add(call_id)
+
+    def told(self, call_ids: Iterable[str]) -> None:
+        """These calls were told just now; to be called between batches."""
+        over = self._over
+        over.extend(call_ids)
+        while len(over) > self._over_max:
+            call_id = over.popleft()
+            state = self._calls.get(call_id)
+            if state is not None and state.closed and not state.dirty:
+                self.delete(call_id)
 
     def items(self) -> Iterable[tuple[str, CallState]]:
         """All calls that are held."""
