@@ -9,6 +9,7 @@ reasons. Other records are passed over unread, so that this costs a tenth of a f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from callstate.envelope import ReferenceKnown
@@ -19,6 +20,7 @@ from stream_app.sink import CallWrite
 
 CALLS_AT_ONCE: Final = 20_000
 _FLUSH_CALLS: Final = 2_000
+_FOR_EVER_SECONDS: Final = 1e10
 
 
 class _Gathered:
@@ -90,8 +92,12 @@ def look_again(
     unprobed = any(result.unprobed for result in results.values())
     keys = None if unprobed else keys_of(wanted, servers)
     kept = wanted if keep else ()
+    rules = job.rules()
+    if keep:
+        # Nothing is forgotten by time; what is not to be kept goes when there is too much of it.
+        rules = replace(rules, late_horizon_seconds=_FOR_EVER_SECONDS)
     parts = {
-        plan.partition: PartitionReplay(job.rules(), plan.partition, explaining=True, keep=kept)
+        plan.partition: PartitionReplay(rules, plan.partition, explaining=True, keep=kept)
         for plan in plans
     }
     for plan in plans:
