@@ -1,0 +1,286 @@
+"""The dashboard as people see it: in a real browser, against a whole installation."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.site_kit import HOSTILE, Site, whole_call
+
+from .conftest import Opened
+
+PAGES = (
+    "/",
+    "/calls",
+    "/calls/two-servers@example.com",
+    "/quality",
+    "/gaps",
+    "/replays",
+    "/runbook",
+)
+WEIGHT_MAX_BYTES = 150_000
+FIRST_VIEW_MAX_MS = 1_000
+
+
+def recorded(site: Site, page: Page, call_id: str) -> None:
+    """Waits until the call has its CDR."""
+    deadline = time.monotonic() + 30
+    while True:
+        page.goto(f"{site.url}/calls/{call_id}")
+        if page.get_by_role("heading", name="The record").count():
+            return
+        assert time.monotonic() < deadline, page.inner_text("main")
+        page.wait_for_timeout(300)
+
+
+def test_one_look_says_how_it_is(opened: Opened) -> None:
+    page = opened()
+    expect(page.locator("#verdict")).to_contain_text("All calls that ended before")
+    rows = page.locator("table.servers tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("streaming")
+    expect(rows.nth(1)).to_contain_text(re.compile(r"-5\.[45]\d\d s"))
+    expect(rows.nth(1)).to_contain_text("off")
+    expect(page.locator("table.marks tbody tr")).to_have_count(2)
+    expect(page.locator("table.marks")).to_contain_text("up to date")
+    expect(page.locator("#feed")).to_have_text("live")
+    expect(page.locator(".chart canvas")).to_have_count(2)
+    expect(page.locator("#clock-says")).to_contain_text("b -5.")
+
+
+def test_it_is_live_within_two_seconds(opened: Opened) -> None:
+    page = opened()
+    asof = page.locator(".asof time")
+    before = asof.get_attribute("datetime")
+    assert before
+    expect(asof).not_to_have_attribute("datetime", before, timeout=2_000)
+
+
+def test_rows_written_now_are_seen_now(opened: Opened, installation: Site) -> None:
+    page = opened()
+    newest = page.locator("tr[data-server=a] time")
+    before = newest.get_attribute("datetime") or ""
+    page.wait_for_timeout(1_100)  # whole seconds are shown
+    installation.put(whole_call(f"now-{time.time()}@example.com", ago=0))
+    # a status every 2 s and a picture every second
+    expect(newest).not_to_have_attribute("datetime", before, timeout=6_000)
+
+
+def test_a_call_is_found_by_its_id_and_by_a_user(opened: Opened) -> None:
+    page = opened("/calls")
+    page.get_by_label("Call-ID, or part of an address").fill("usual-7@example.com")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="usual-7@example.com").click()
+    expect(page.get_by_role("heading", name="The record")).to_be_visible()
+    expect(page.locator(".facts")).to_contain_text("completed")
+    page.goto(page.url.split("/calls")[0] + "/calls?q=sip:alice")
+    expect(page.locator("table.rows tbody tr").first).to_contain_text("alice@example.com")
+
+
+def test_pages_of_calls_do_not_overlap(opened: Opened) -> None:
+    page = opened("/calls")
+    first = page.locator("h2:has-text('CDRs') + .scroll td:last-child a").all_inner_texts()
+    assert len(first) == 50
+    page.get_by_role("link", name="Older calls").click()
+    second = page.locator("h2:has-text('CDRs') + .scroll td:last-child a").all_inner_texts()
+    assert second
+    assert not set(first) & set(second)
+
+
+def test_the_ladder_is_in_the_protocols_order(opened: Opened, installation: Site) -> None:
+    page = opened()
+    recorded(installation, page, "two-servers@example.com")
+    labels = page.locator(".ladder .label").all_text_contents()
+    assert labels == ["INVITE", "INVITE", "2xx", "2xx", "BYE"]
+    lanes = page.locator(".ladder .lane").all_text_contents()
+    assert lanes == ["caller", "server a", "server b", "callee"]
+    expect(page.locator("ul").first).to_contain_text("server b were moved by +5.")
+    # by b's own clock, its rows come first
+    page.get_by_role("link", name="Show the order of the clocks").click()
+    expect(page.get_by_role("heading", name="as the clocks say")).to_be_visible()
+    numbers = page.locator("details table tbody th").all_inner_texts()
+    assert numbers == ["2", "3", "5", "1", "4"]
+
+
+def test_why_a_call_is_not_billed_yet(opened: Opened) -> None:
+    page = opened("/calls")
+    expect(page.get_by_role("heading", name="In progress")).to_be_visible()
+    page.get_by_role("link", name="talking@example.com").click()
+    expect(page.locator("main .banner")).to_contain_text("NOT BILLED YET")
+    expect(page.locator("main .banner")).to_contain_text("waits for a BYE")
+    expect(page.locator(".ladder .label")).to_have_text(["INVITE", "2xx"])
+
+
+def test_an_unknown_call_says_where_was_looked(opened: Opened) -> None:
+    page = opened("/calls/never-seen@example.com", quiet=False)
+    expect(page.locator("main")).to_contain_text("no event of it was found")
+    expect(page.locator("main")).to_contain_text("newest records of partition")
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_hostile_headers_are_text(opened: Opened, installation: Site, name: str) -> None:
+    page = opened()
+    recorded(installation, page, f"{name}%3Cb%3E@example.com")
+    shown = page.locator(".facts .theirs").first.inner_text()
+    page.goto(f"{installation.url}/calls?q={name}%3Cb%3E@example.com")
+    listed = page.locator("table.rows .theirs").first.inner_text()
+    for text in (shown, listed):
+        assert "\u202e" not in text
+        assert "\x1b" not in text
+    expected = {
+        "script": '<script>alert("x")</script>',
+        "bidi": "<U+202E>evil<U+202C>",
+        "hidden": "<U+200B><U+0007><U+001B>[31mred",
+    }
+    assert expected.get(name, "") in shown
+    assert page.locator("main script, main img, main b").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # opened whole, a name of 4 KB breaks nothing either
+    page.goto(f"{installation.url}/calls/{name}%3Cb%3E@example.com")
+    for summary in page.locator("details.long summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_keyboard_leads_everywhere(opened: Opened) -> None:
+    page = opened()
+    page.keyboard.press("2")
+    page.wait_for_url("**/calls")
+    page.keyboard.press("/")
+    expect(page.locator("#q")).to_be_focused()
+    page.keyboard.type("usual-1@example.com")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/calls?q=usual-1*")
+    page.keyboard.press("j")
+    expect(page.locator("table.rows a").first).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/calls/usual-1(@|%40)example.com$"))
+    page.keyboard.press("x")
+    page.keyboard.press("1")  # keys are off
+    assert "/calls/usual-1" in page.url
+    page.reload()
+    page.keyboard.press("1")
+    page.wait_for_url(re.compile(r"/$"))
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Shift+?")
+    expect(page.locator("#keys")).to_be_visible()
+
+
+def test_times_are_the_viewers_with_utc_on_hover(opened: Opened) -> None:
+    page = opened("/calls/usual-1@example.com")
+    start = page.locator(".facts time").first
+    local, title = start.inner_text(), start.get_attribute("title") or ""
+    assert title.endswith(" UTC")
+    assert int(local[11:13]) == (int(title[11:13]) + 1) % 24 or "+02" in local
+    page.keyboard.press("t")
+    expect(start).to_have_text(title)
+    page.reload()
+    expect(start).to_have_text(title)  # it is kept
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_phone_shows_all_of_it(opened: Opened, path: str) -> None:
+    page = opened(path, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_serious_for_those_who_see_or_point_less(
+    opened: Opened, serious: Callable[[Page], list[str]], path: str, scheme: str
+) -> None:
+    page = opened(path, color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", ground)[:3])) / 3
+    assert (brightness < 60) == (scheme == "dark")
+    assert serious(page) == []
+
+
+def test_a_dead_feed_looks_dead_and_comes_back(opened: Opened, installation: Site) -> None:
+    page = opened(quiet=False)
+    expect(page.locator("#feed")).to_have_text("live")
+    with installation.frozen("dashboard"):
+        expect(page.locator("#dead")).to_be_visible(timeout=8_000)
+        expect(page.locator("#dead")).to_contain_text("has not answered for")
+        expect(page.locator("#feed")).to_have_text("no news")
+        expect(page.locator("body")).to_have_class(re.compile("stale"))
+    expect(page.locator("#dead")).to_be_hidden(timeout=8_000)
+    expect(page.locator("#feed")).to_have_text("live")
+
+
+def test_paused_is_no_dead_feed(opened: Opened) -> None:
+    page = opened()
+    expect(page.locator("#feed")).to_have_text("live")
+    page.keyboard.press("p")
+    expect(page.locator("#feed")).to_have_text("paused")
+    before = page.locator(".asof time").get_attribute("datetime")
+    page.wait_for_timeout(2_500)
+    assert page.locator(".asof time").get_attribute("datetime") == before
+    expect(page.locator("#dead")).to_be_hidden()
+
+
+def test_who_is_late_is_named_with_the_reason(opened: Opened, installation: Site) -> None:
+    page = opened()
+    with installation.frozen("reader-b"):
+        row = page.locator("tr[data-server=b]")
+        expect(row).to_contain_text("away for", timeout=15_000)
+        expect(page.locator("#verdict")).to_contain_text(
+            "b holds the watermark: its reader has been away for", timeout=15_000
+        )
+        expect(page.locator("table.marks")).to_contain_text("waiting for b:")
+        expect(page.locator(".problems li").first).to_contain_text(
+            "start it: cdrstream reader --server b"
+        )
+        page.locator(".problems a.alert").first.click()
+        expect(page.locator("#cdrstreamreadermissing")).to_be_in_viewport()
+    page.goto(installation.url)
+    expect(page.locator("tr[data-server=b]")).to_contain_text("streaming", timeout=20_000)
+    expect(page.locator("table.marks tbody")).not_to_contain_text("waiting", timeout=20_000)
+
+
+def test_empty_pages_say_what_is_so(opened: Opened) -> None:
+    page = opened("/replays")
+    expect(page.locator(".empty")).to_contain_text("No replay was made", timeout=10_000)
+    page = opened("/gaps")
+    expect(page.locator("main")).to_contain_text("None: everything that the servers wrote")
+    page = opened("/calls?q=nobody-at-all")
+    expect(page.locator(".empty")).to_contain_text("No CDR fits")
+
+
+def test_wrong_searches_are_answered(opened: Opened) -> None:
+    page = opened("/calls?from=yesterday", quiet=False)
+    expect(page.get_by_role("alert").first).to_contain_text("must be a time")
+    page = opened("/nowhere", quiet=False)
+    expect(page.locator("h1")).to_have_text("There is no such page.")
+
+
+def test_the_first_view_is_quick_and_light(opened: Opened, installation: Site) -> None:
+    page = opened()
+    expect(page.locator(".chart canvas")).to_have_count(2)
+    painted = page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
+    )
+    assert 0 < painted < FIRST_VIEW_MAX_MS
+    weight = page.evaluate(
+        "[...performance.getEntriesByType('resource'),"
+        " ...performance.getEntriesByType('navigation')]"
+        ".filter((one) => !one.name.includes('/live'))"
+        ".reduce((sum, one) => sum + one.transferSize, 0)"
+    )
+    assert 10_000 < weight < WEIGHT_MAX_BYTES
+    others = page.evaluate(
+        "performance.getEntriesByType('resource').map((one) => new URL(one.name).origin)"
+    )
+    assert set(others) == {installation.url}
+
+
+def test_no_log_names_a_call(installation: Site) -> None:
+    urllib.request.urlopen(f"{installation.url}/calls/usual-1@example.com", timeout=10).close()
+    assert "usual-1@" not in installation.log("dashboard")
