@@ -11,7 +11,14 @@ import logging
 import time
 
 from callstate.events import Clock
-from cdc.clock_probe import ClockTracker, compare, read_clock, stopwatch_us
+from cdc.clock_probe import (
+    DRIFT_PPM,
+    ClockTracker,
+    Measured,
+    compare,
+    read_clock,
+    stopwatch_us,
+)
 from cdc.connect import Connection, connect_sql
 from cdc.errors import CdcError
 from cdc.metrics import ReaderMetrics
@@ -68,10 +75,44 @@ class ServerClock:
         self._tracker.add(compare(await read_clock(server, rounds), reference))
         self._metrics.clock_probed_us = time.time_ns() // 1_000
 
+    async def take_up(self, server: Connection, known: Clock | None, at_us: int | None) -> None:
+        """Goes on with what an earlier reader knew, where the reference cannot be asked now.
+
+        Without it a reader that starts while the reference is away would write events without
+        stamps, and a server seconds off would bill by its own clock.
+
+        Args:
+            server: The server's connection.
+            known: The stamp at that time.
+            at_us: What the server's clock showed then, or earlier: the bound grows with its age.
+
+        Raises:
+            CdcError: The server's own connection is gone.
+        """
+        if known is None or at_us is None or self.stamp() is not None:
+            return
+        now = await read_clock(server, 1)
+        widened_us = known.error_us + max(0, now.clock_us - at_us) * DRIFT_PPM // 1_000_000
+        self._tracker.add(Measured(known.offset_us, widened_us, now.at_us))
+        logger.warning(
+            "clock_taken_up",
+            extra={
+                "server": self._settings.server,
+                "offset_us": known.offset_us,
+                "error_us": widened_us,
+            },
+        )
+
     async def probe_for_ever(self, server: Connection) -> None:
-        """Measures every `probe_seconds`."""
+        """Measures every `probe_seconds`; sooner while nothing is known."""
+        settings = self._settings
         while True:
-            await asyncio.sleep(self._settings.probe_seconds)
+            soon = self.stamp() is None
+            await asyncio.sleep(
+                min(settings.heartbeat_seconds, settings.probe_seconds)
+                if soon
+                else settings.probe_seconds
+            )
             await self.probe(server)
 
     async def close(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from callstate.events import Clock
 from cdc.errors import KafkaRefused, KafkaUnreachable
 from cdc.lsn import lsn_text, parse_lsn
 
@@ -39,6 +40,9 @@ class StoredPosition:
         held_id: Every row of call_state_events that was visible when this was the highest id is in
             Kafka; None: not known.
         held_mark: Tells the row with that id from another one in its place.
+        clock: What was known of the server's clock, for a start at which the reference cannot be
+            asked; None: not known.
+        clock_at_us: What the server's clock showed then, or earlier.
     """
 
     lsn: int
@@ -52,6 +56,8 @@ class StoredPosition:
     coverage: str | None = None
     held_id: int | None = None
     held_mark: str | None = None
+    clock: Clock | None = None
+    clock_at_us: int | None = None
 
     @property
     def backfilling(self) -> bool:
@@ -75,6 +81,7 @@ class StoredPosition:
                 "coverage": self.coverage,
                 "held_id": self.held_id,
                 "held_mark": self.held_mark,
+                "clock": None if self.clock is None else [*self.clock[1:3], self.clock_at_us],
             }
         )
 
@@ -101,9 +108,19 @@ def decode(value: bytes) -> StoredPosition:
             record.get("coverage"),  # records of older versions have none of these
             record.get("held_id"),
             record.get("held_mark"),
+            *_clock(record.get("clock")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise KafkaRefused(f"the stored position cannot be read: {error}") from error
+
+
+def _clock(told: list[int | None] | None) -> tuple[Clock | None, int | None]:
+    if told is None:
+        return None, None
+    error_us, offset_us, at_us = told
+    assert error_us is not None
+    assert offset_us is not None
+    return Clock(False, error_us, offset_us), at_us
 
 
 def newer(held: StoredPosition | None, read: StoredPosition) -> StoredPosition:

@@ -230,6 +230,8 @@ class Session:
             progress_us=self._metrics.progress_us,
             held_id=self._held.held_id,
             held_mark=self._held.mark,
+            clock=self._clock.stamp(),
+            clock_at_us=self._metrics.progress_us,
         )
 
     def _confirm(self, lsn: int, stream: WalStream, *, ask_reply: bool) -> None:

@@ -117,6 +117,8 @@ class Starting:
         )
         self._identity = await identify(self._opened.walsender)
         await self._clock.probe(self._opened.sql)
+        if stored is not None and stored.system_id == self._identity.system_id:
+            await self._clock.take_up(self._opened.sql, stored.clock, stored.clock_at_us)
         position = await self._position(stored, slot)
         keeper = PositionKeeper(
             self._publisher, self._settings.topics.positions, self._settings.server, position

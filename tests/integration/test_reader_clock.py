@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,27 @@ async def test_rows_go_on_while_the_reference_is_away(
         await until(lambda: reader.metrics.clock_probe_failures_total >= 2)
         await until(lambda: any(record.kind == "heartbeat" for record in bed.records()))
     assert all(record.value["clock"] is None for record in bed.records())
+
+
+async def test_a_reader_that_starts_without_the_reference_goes_on_with_what_was_known(
+    stack: Stack, make_bed: Callable[..., Bed]
+) -> None:
+    bed = make_bed("behind")
+    settings = bed.settings(reference=False, reference_dsn=stack["a"].dsn_for(), probe_seconds=0.2)
+    async with bed.reading(settings) as reader:
+        await streaming(reader)
+        await until(lambda: len(beats(bed)) > 3)
+    nowhere = "host=127.0.0.1 port=1 dbname=x user=x"
+    async with bed.reading(replace(settings, reference_dsn=nowhere)) as reader:
+        await streaming(reader)
+        bed.insert(5)
+        await all_arrived(bed)
+        assert reader.metrics.clock_probe_failures_total
+    rows = [record for record in bed.records() if record.kind == "event"]
+    assert len(rows) == 5
+    for record in rows:
+        clock = record.value["clock"]
+        assert abs(clock["offset_ms"] + 5_500) <= clock["error_ms"] + 1 < 500
 
 
 def beats(bed: Bed) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from callstate.events import Clock
 from cdc.clock_probe import Reading, StepWatch
 from cdc.drift import SCHEMA_7, differences
 from cdc.encodings import codec_of
@@ -150,6 +151,11 @@ def test_a_step_is_told_from_drift() -> None:
 def test_positions_of_older_versions_are_read() -> None:
     value = StoredPosition(1, "s", 1, "slot", coverage="c", held_id=3, held_mark="m").encode("a")
     assert (decode(value).held_id, decode(value).held_mark) == (3, "m")
-    old = value.replace(b',"coverage":"c","held_id":3,"held_mark":"m"', b"")
+    old = value.replace(b',"coverage":"c","held_id":3,"held_mark":"m","clock":null', b"")
     assert old != value
     assert decode(old) == StoredPosition(1, "s", 1, "slot")
+
+
+def test_what_is_known_of_a_clock_is_stored_with_the_position() -> None:
+    position = StoredPosition(1, "s", 1, "slot", clock=Clock(False, 900, -5_500_000), clock_at_us=7)
+    assert decode(position.encode("a")) == position
