@@ -8,7 +8,7 @@ into batches: timers fire at the record that moves the watermark, never at the e
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -50,7 +50,10 @@ class CallStore(Protocol):
         """Forgets a call; one that is not there is no error."""
 
     def items(self) -> Iterable[tuple[str, CallState]]:
-        """All calls, in any order."""
+        """All calls, in any order; a state that is changed is to be `put`."""
+
+    def deadlines(self) -> Iterable[tuple[str, int]]:
+        """The `deadline_us` of all calls that have one, in any order."""
 
 
 class DictStore(dict[str, CallState]):
@@ -63,6 +66,17 @@ class DictStore(dict[str, CallState]):
     def delete(self, call_id: str) -> None:
         """Forgets a call."""
         self.pop(call_id, None)
+
+    def deadlines(self) -> Iterable[tuple[str, int]]:
+        """When calls are looked at next."""
+        return deadlines_of(self.items())
+
+
+def deadlines_of(calls: Iterable[tuple[str, CallState]]) -> Iterator[tuple[str, int]]:
+    """What `CallStore.deadlines` tells, from the calls themselves."""
+    for call_id, state in calls:
+        if state.deadline_us is not None:
+            yield call_id, state.deadline_us
 
 
 class PartitionProcessor:
@@ -192,11 +206,7 @@ class PartitionProcessor:
             self._gaps = [(start, end) for start, end in snapshot["gaps"]]
             self._clocks.restore(snapshot["clocks"])
             self.counters = Counters.from_json(snapshot["counters"])
-        self._timers = [
-            (state.deadline_us, call_id)
-            for call_id, state in self._calls.items()
-            if state.deadline_us is not None
-        ]
+        self._timers = [(due_us, call_id) for call_id, due_us in self._calls.deadlines()]
         heapq.heapify(self._timers)
 
     # -- records ---------------------------------------------------------------------------
@@ -292,13 +302,15 @@ class PartitionProcessor:
 
     def _judge_again(self, now: int) -> None:
         """A step was found only now: calls told meanwhile took a clock for what it was before."""
-        for call_id, state in self._all_calls():
-            if state.closed and self._clocks.contradict(state.events.values()):
-                state.unfix_clocks()
-                state.reclocked += 1
-                state.dirty = True
-                self._touched[call_id] = state
-                self._set_timer(call_id, state, now + self._grace_us)
+        told_otherwise = self._calls_where(
+            lambda state: state.closed and self._clocks.contradict(state.events.values())
+        )
+        for call_id, state in told_otherwise:
+            state.unfix_clocks()
+            state.reclocked += 1
+            state.dirty = True
+            self._touched[call_id] = state
+            self._set_timer(call_id, state, now + self._grace_us)
 
     def _wait_for_events(self, call_id: str, state: CallState) -> None:
         """A call of which nothing but its name is known is kept for long, but not for ever."""
@@ -322,11 +334,13 @@ class PartitionProcessor:
             return
         self._gaps.append(span)
         now = self._watermark.time_us
-        for call_id, state in self._all_calls():
-            if state.closed and self._gaps_of(state) != state.gaps:
-                state.dirty = True
-                self._touched[call_id] = state
-                self._set_timer(call_id, state, 0 if now is None else now + self._grace_us)
+        maybe_torn = self._calls_where(
+            lambda state: state.closed and self._gaps_of(state) != state.gaps
+        )
+        for call_id, state in maybe_torn:
+            state.dirty = True
+            self._touched[call_id] = state
+            self._set_timer(call_id, state, 0 if now is None else now + self._grace_us)
 
     def _gaps_of(self, state: CallState) -> int:
         if not self._gaps or not state.events:
@@ -344,11 +358,18 @@ class PartitionProcessor:
             self._touched[call_id] = state
         return state
 
-    def _all_calls(self) -> list[tuple[str, CallState]]:
-        """Every call as it stands now, in the order of Call-IDs."""
-        calls = dict(self._calls.items())
-        calls.update(self._touched)
-        return sorted(calls.items(), key=itemgetter(0))
+    def _all_calls(self) -> Iterator[tuple[str, CallState]]:
+        """Every call as it stands now, one at a time: a store may hold millions, encoded."""
+        touched = self._touched
+        for call_id, state in self._calls.items():
+            if call_id not in touched:
+                yield call_id, state
+        yield from touched.items()
+
+    def _calls_where(self, chosen: Callable[[CallState], bool]) -> list[tuple[str, CallState]]:
+        """The calls of which that is so, in the order of Call-IDs."""
+        found = [(call_id, state) for call_id, state in self._all_calls() if chosen(state)]
+        return sorted(found, key=itemgetter(0))
 
     def _set_timer(self, call_id: str, state: CallState, due_us: int) -> None:
         state.deadline_us = due_us

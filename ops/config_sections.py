@@ -384,6 +384,12 @@ class Worker(Section):
     commit_interval_seconds: Seconds = Field(
         default=2.0, ge=0.1, le=5, description="how often Kafka's group offsets are committed"
     )
+    state_store: Literal["memory", "rocksdb"] = Field(
+        default="memory", description="where open calls are kept; RocksDB for millions of them"
+    )
+    state_directory: str = Field(
+        default="", description="folder of RocksDB's files, this worker's alone; empty: temporary"
+    )
     decoded_calls_max: Whole = Field(
         default=20_000, ge=0, le=10_000_000, description="calls kept decoded between batches"
     )

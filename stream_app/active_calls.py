@@ -7,7 +7,7 @@ the difference every few seconds, so that a short call, or a backlog, costs noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -87,33 +87,42 @@ def _time_us(event: CallEvent) -> int:
 
 
 class ActiveCalls:
-    """The established calls of one partition, and what the table has been told of them."""
+    """The established calls of one partition, and what the table has been told of them.
+
+    Of each only its name and a hash are held: millions may be open. What is told is looked up.
+    """
 
     def __init__(self) -> None:
-        self.now: dict[str, ActiveCall] = {}
+        self.now: dict[str, int] = {}
         self._changed: set[str] = set()
         self._begun = False
 
-    def note(self, call_id: str, state: CallState | None) -> None:
-        """A call has changed, or is gone (None)."""
+    def note(self, call_id: str, state: CallState | None) -> bool:
+        """A call has changed, or is gone (None); whether somebody talks in it."""
         call = None if state is None else active_call(call_id, state)
         if call is not None:
-            if self.now.get(call_id) != call:
-                self.now[call_id] = call
+            told = hash(call)
+            if self.now.get(call_id) != told:
+                self.now[call_id] = told
                 self._changed.add(call_id)
         elif self.now.pop(call_id, None) is not None:
             self._changed.add(call_id)
+        return call is not None
 
-    def take_change(self) -> Change | None:
+    def take_change(self, state_of: Callable[[str], CallState | None]) -> Change | None:
         """What the table is to be told; None where it knows all."""
         if self._begun and not self._changed:
             return None
         changed = self._changed if self._begun else set(self.now)
-        change = Change(
-            clear=not self._begun,
-            gone=[call_id for call_id in changed if call_id not in self.now],
-            calls=[self.now[call_id] for call_id in changed if call_id in self.now],
-        )
+        calls, gone = [], []
+        for call_id in sorted(changed):
+            state = state_of(call_id) if call_id in self.now else None
+            call = None if state is None else active_call(call_id, state)
+            if call is None:
+                gone.append(call_id)
+            else:
+                calls.append(call)
+        change = Change(clear=not self._begun, gone=gone, calls=calls)
         self._begun = True
         self._changed = set()
         return change

@@ -15,7 +15,13 @@ from faust.types import TP
 from stream_app.assignment import Assignment
 from stream_app.batches import BatchSchema, BatchTransport, ReadyTopic
 from stream_app.settings import WorkerSettings, faust_broker, faust_credentials
-from stream_app.table import OpenCallsTable, OwnTableManager, PartitionedStore
+from stream_app.table import (
+    CallTables,
+    OpenCallsTable,
+    OwnTableManager,
+    PartitionedStore,
+    make_tables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +37,10 @@ class CdrApp(faust.App):
 
     assignment: Assignment
     open_calls: OpenCallsTable
+    call_tables: CallTables
 
     def _create_directories(self) -> None:
-        """None: the table lives in memory and in its changelog, and folders would be left over."""
+        """None: the table's place is `call_tables`' own, and folders would be left over."""
 
     @property
     def intake(self) -> Assignment:
@@ -89,6 +96,7 @@ def make_app(settings: WorkerSettings) -> CdrApp:
         stream_buffer_maxsize=4_096,  # messages are batches here; `Room` bounds their records
         worker_redirect_stdouts=False,
     )
+    app.call_tables = make_tables(settings)
     app.transport = BatchTransport([app.conf.broker[0]], app)
     app.transport.url = list(app.conf.broker)
     app.open_calls = OpenCallsTable(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -33,9 +33,12 @@ T = TypeVar("T")
 
 
 class Table(Protocol):
-    """The store of `open_calls`, a dict a partition."""
+    """The store of `open_calls`, a mapping a partition."""
 
-    def put_partition(self, number: int, calls: dict[str, bytes]) -> dict[str, bytes]:
+    def new_partition(self, number: int) -> MutableMapping[str, bytes]:
+        """Room for a partition that is read back."""
+
+    def put_partition(self, number: int, calls: MutableMapping[str, bytes]) -> None:
         """Keeps a partition as it was read back."""
 
     def drop_partition(self, number: int) -> None:
@@ -194,7 +197,12 @@ class Assignment:
             epochs = await self._tried(turn, lambda: self._sink.take(topics, wanted, holder))
             restored = await self._tried(
                 turn,
-                lambda: restore(self._settings, wanted, is_cancelled=lambda: turn != self._turn),
+                lambda: restore(
+                    self._settings,
+                    wanted,
+                    new_table=self._table().new_partition,
+                    is_cancelled=lambda: turn != self._turn,
+                ),
             )
             for number in wanted:
                 await asyncio.sleep(0)
@@ -218,12 +226,12 @@ class Assignment:
                 "zombie_records_ignored",
                 extra={"partition": number, "records": restored.zombie_records},
             )
-        calls = self._table().put_partition(number, restored.calls)
+        self._table().put_partition(number, restored.calls)
         self.workers[number] = PartitionWorker(
             self._settings,
             number,
             epoch,
-            calls,
+            restored.calls,
             restored.state,
             self._make_processor,
             recalling=True,

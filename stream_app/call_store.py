@@ -1,13 +1,14 @@
 """The open calls of one partition: encoded in the table, decoded while they are worked on.
 
 Owns the encoding of a call's state in the table, the bounded cache of decoded calls, and which
-calls have changed since the last commit. Refuses to know where the bytes are kept (a Faust table's
-store, a dict) and how they reach the changelog.
+calls have changed since the last commit. Refuses to know where the bytes are kept (memory, RocksDB)
+and how they reach the changelog.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from typing import Final
@@ -15,23 +16,30 @@ from typing import Final
 import orjson
 from cramjam import DecompressionError, lz4
 
-from callstate.call import CallState
+from callstate.call import STATE_VERSION, CallState
 from stream_app.active_calls import ActiveCalls
 
 log = logging.getLogger(__name__)
 
 _LZ4: Final = b"\x01"  # JSON, which older versions wrote as it is, never begins with it
+_HEADED: Final = b"\x02"
+# Before the compressed state: its version, whether somebody talks in it, and when it is looked at
+# next, so that a partition is taken up without decoding its calls.
+_HEAD: Final = struct.Struct(">cB?q")
+_NEVER: Final = -(2**63)
 
 Change = tuple[str, bytes | None]
 
 
-def encode_call(state: CallState) -> bytes:
+def encode_call(state: CallState, *, is_active: bool = False) -> bytes:
     """A call's state as table and changelog hold it; its version is inside: `CallState.to_wire`.
 
     Compressed, because the events of a call repeat most of its texts: 1 us makes a third of it.
     """
     wire = orjson.dumps(state.to_wire())
-    return _LZ4 + bytes(lz4.compress_block(wire))
+    due_us = state.deadline_us
+    head = _HEAD.pack(_HEADED, STATE_VERSION, is_active, _NEVER if due_us is None else due_us)
+    return head + bytes(lz4.compress_block(wire))
 
 
 def decode_call(encoded: bytes) -> CallState | None:
@@ -41,7 +49,9 @@ def decode_call(encoded: bytes) -> CallState | None:
         ValueError: A newer version wrote it: this program must not touch it.
     """
     try:
-        if encoded[:1] == _LZ4:
+        if encoded[:1] == _HEADED:
+            encoded = bytes(lz4.decompress_block(encoded[_HEAD.size :]))
+        elif encoded[:1] == _LZ4:
             encoded = bytes(lz4.decompress_block(encoded[1:]))
         wire = orjson.loads(encoded)
     except (orjson.JSONDecodeError, DecompressionError):
@@ -62,7 +72,6 @@ class PartitionCalls:
         self._decoded_max = decoded_max
         self._changed: dict[str, CallState | None] = {}
         self.active = ActiveCalls()
-        self._all_noted = not encoded
 
     def __len__(self) -> int:
         """Calls as of the last commit."""
@@ -88,6 +97,14 @@ class PartitionCalls:
             self._decoded[call_id] = state
         return state
 
+    def peek(self, call_id: str) -> CallState | None:
+        """The call's state, to be looked at and not kept."""
+        state = self._decoded.get(call_id)
+        if state is not None or call_id in self._changed:
+            return state
+        encoded = self._encoded.get(call_id)
+        return None if encoded is None else decode_call(encoded)
+
     def put(self, call_id: str, state: CallState) -> None:
         """Keeps a state; it is encoded at the next commit."""
         self._decoded[call_id] = state
@@ -104,14 +121,42 @@ class PartitionCalls:
         for call_id, state in list(self._changed.items()):
             if state is not None:
                 yield call_id, state
-        for call_id, encoded in list(self._encoded.items()):
+        broken = []
+        for call_id, encoded in self._encoded.items():
             if call_id not in self._changed:
-                state = self._decoded.get(call_id) or self._decode(call_id, encoded)
+                state = self._decoded.get(call_id) or decode_call(encoded)
                 if state is not None:
-                    if not self._all_noted:
-                        self.active.note(call_id, state)
                     yield call_id, state
-        self._all_noted = True
+                else:
+                    broken.append((call_id, encoded))
+        for call_id, encoded in broken:
+            self._decode(call_id, encoded)
+
+    def deadlines(self) -> Iterator[tuple[str, int]]:
+        """When calls are looked at next, and a note of who is talking: for a partition taken up.
+
+        Where an older version wrote a call it is decoded for that.
+
+        Raises:
+            ValueError: A newer version wrote it.
+        """
+        broken = []
+        for call_id, encoded in self._encoded.items():
+            if encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
+                _, version, is_active, due_us = _HEAD.unpack_from(encoded)
+                if version == STATE_VERSION and not is_active:
+                    if due_us != _NEVER:
+                        yield call_id, due_us
+                    continue
+            state = decode_call(encoded)
+            if state is None:
+                broken.append((call_id, encoded))
+                continue
+            self.active.note(call_id, state)
+            if state.deadline_us is not None:
+                yield call_id, state.deadline_us
+        for call_id, encoded in broken:
+            self._decode(call_id, encoded)
 
     def _decode(self, call_id: str, encoded: bytes) -> CallState | None:
         state = decode_call(encoded)
@@ -129,9 +174,10 @@ class PartitionCalls:
         """
         changes: list[Change] = []
         for call_id, state in self._changed.items():
-            self.active.note(call_id, state)
+            is_active = self.active.note(call_id, state)
             if state is not None:
-                encoded = self._encoded[call_id] = encode_call(state)
+                encoded = encode_call(state, is_active=is_active)
+                self._encoded[call_id] = encoded
                 changes.append((call_id, encoded))
             elif self._encoded.pop(call_id, None) is not None:
                 changes.append((call_id, None))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -56,7 +56,7 @@ class OutRecord(NamedTuple):
 class Restored:
     """One partition as its changelog tells it."""
 
-    calls: dict[str, bytes] = field(default_factory=dict)
+    calls: MutableMapping[str, bytes] = field(default_factory=dict)
     state: bytes | None = None
     records: int = 0
     zombie_records: int = 0
@@ -152,9 +152,10 @@ def restore(
     settings: WorkerSettings,
     partitions: Sequence[int],
     *,
+    new_table: Callable[[int], MutableMapping[str, bytes]] = lambda _: {},
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[int, Restored]:
-    """Reads partitions of the changelog from their beginning to their end.
+    """Reads partitions of the changelog from their beginning to their end, into new tables.
 
     A record of a lower epoch behind one of a higher is a frozen worker's that woke too late: it is
     counted and left away.
@@ -163,7 +164,7 @@ def restore(
         BrokerUnavailable: The broker did not answer in time.
         StreamAppError: A newer version of the program wrote the changelog.
     """
-    result = {partition: Restored() for partition in partitions}
+    result = {number: Restored(new_table(number)) for number in partitions}
     consumer = Consumer(
         settings.librdkafka(
             client_id=f"{settings.worker_id}-restore",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -122,7 +122,7 @@ class PartitionWorker:
         settings: WorkerSettings,
         partition: int,
         epoch: int,
-        table: dict[str, bytes],
+        table: MutableMapping[str, bytes],
         state: bytes | None = None,
         make_processor: ProcessorFactory = PartitionProcessor,
         *,
@@ -154,7 +154,8 @@ class PartitionWorker:
     def _take_up(self) -> None:
         """Processor and positions as of the last cut."""
         told = _read_state(self._committed_state)
-        self.calls = PartitionCalls(self._table, self._settings.decoded_calls_max)
+        share = self._settings.decoded_calls_max // self._settings.partitions
+        self.calls = PartitionCalls(self._table, share)
         self.processor = self._make_processor(self._settings.resolution, self.calls)
         self.positions: dict[str, int] = {
             self._settings.events_topic: 0,

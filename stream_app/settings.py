@@ -20,6 +20,8 @@ from stream_app.errors import SettingsError
 KafkaValue = str | int | float | bool
 
 DEFAULT_GROUP_ID: Final = "cdrstream"
+MEMORY: Final = "memory"
+ROCKSDB: Final = "rocksdb"
 
 
 def default_worker_id() -> str:
@@ -51,6 +53,8 @@ class WorkerSettings:
         linger_seconds: How long finished CDRs may wait for others before they are written.
         progress_interval_seconds: How often the watermark is committed when nothing else is.
         commit_interval_seconds: How often Kafka's group offsets are committed.
+        state_store: Where open calls are kept: "memory", or "rocksdb" for millions of them.
+        state_directory: Folder of RocksDB's files, for this worker alone; empty: a temporary one.
         decoded_calls_max: Calls kept decoded between batches, of all partitions.
         session_timeout_seconds: After this the broker gives a dead worker's partitions away.
         heartbeat_interval_seconds: How often the worker tells the broker that it lives.
@@ -86,6 +90,8 @@ class WorkerSettings:
     linger_seconds: float = 0.1
     progress_interval_seconds: float = 1.0
     commit_interval_seconds: float = 2.0
+    state_store: str = MEMORY
+    state_directory: str = ""
     decoded_calls_max: int = 20_000
     session_timeout_seconds: float = 8.0
     heartbeat_interval_seconds: float = 1.0
@@ -109,7 +115,8 @@ class WorkerSettings:
         for name in ("bootstrap_servers", "sink_dsn", "group_id", "worker_id", "sink_schema"):
             if not getattr(self, name):
                 raise SettingsError(f"{name} is empty")
-
+        if self.state_store not in (MEMORY, ROCKSDB):
+            raise SettingsError(f"state_store = {self.state_store!r}: must be memory or rocksdb")
         host, colon, port = self.active_listen.rpartition(":")
         if self.active_listen and not (host and colon and port.isdecimal()):
             raise SettingsError(f"active_listen = {self.active_listen!r}: must be HOST:PORT")

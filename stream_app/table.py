@@ -13,9 +13,11 @@ broker tells.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import ChainMap, Counter
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import faust
 from faust.stores.base import Store
@@ -23,25 +25,68 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
 
+from stream_app.rocks_tables import RocksTables
+from stream_app.settings import ROCKSDB, WorkerSettings
+
+
+class CallTables(Protocol):
+    """Where the encoded calls are kept: a mapping a partition, so that it goes as a whole."""
+
+    def new(self, number: int) -> MutableMapping[str, bytes]:
+        """One partition's calls, none at first."""
+
+    def drop(self, number: int) -> None:
+        """Forgets a partition's calls."""
+
+    def close(self) -> None:
+        """Lets go of everything."""
+
+
+class MemoryTables:
+    """Calls in memory."""
+
+    def new(self, number: int) -> MutableMapping[str, bytes]:
+        """A partition's calls."""
+        return {}
+
+    def drop(self, number: int) -> None:
+        """Nothing: a dict goes with its last user."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def make_tables(settings: WorkerSettings) -> CallTables:
+    """What the setting `state_store` asks for.
+
+    Raises:
+        StreamAppError: RocksDB cannot be used.
+    """
+    if settings.state_store == ROCKSDB:
+        folder = settings.state_directory or tempfile.mkdtemp(prefix="cdrstream-calls-")
+        return RocksTables(Path(folder))
+    return MemoryTables()
+
 
 class PartitionedStore(Store[str, bytes]):
-    """The encoded calls, a dict a partition, so that a partition goes as a whole."""
+    """The encoded calls of the partitions that are ours."""
 
     def __post_init__(self) -> None:
-        self._partitions: dict[int, dict[str, bytes]] = {}
+        self.tables: CallTables = cast(Any, self.app).call_tables
+        self._partitions: dict[int, MutableMapping[str, bytes]] = {}
 
-    def partition(self, number: int) -> dict[str, bytes]:
-        """One partition's calls; empty at first."""
-        return self._partitions.setdefault(number, {})
+    def new_partition(self, number: int) -> MutableMapping[str, bytes]:
+        """Room for a partition that is read back."""
+        return self.tables.new(number)
 
-    def put_partition(self, number: int, calls: dict[str, bytes]) -> dict[str, bytes]:
+    def put_partition(self, number: int, calls: MutableMapping[str, bytes]) -> None:
         """A partition as it was read back."""
         self._partitions[number] = calls
-        return calls
 
     def drop_partition(self, number: int) -> None:
         """A partition that is another worker's now."""
-        self._partitions.pop(number, None)
+        if self._partitions.pop(number, None) is not None:
+            self.tables.drop(number)
 
     def _all(self) -> ChainMap[str, bytes]:
         return ChainMap(*self._partitions.values())

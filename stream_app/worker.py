@@ -242,11 +242,10 @@ class Worker:
             while True:
                 await asyncio.sleep(settings.active_interval_seconds)
                 workers = list(self.assignment.workers.values())
-                told = [(worker, worker.calls.active) for worker in workers]
                 changes = {
                     (worker.partition, worker.epoch): change
-                    for worker, active in told
-                    if (change := active.take_change())
+                    for worker in workers
+                    if (change := worker.calls.active.take_change(worker.calls.peek))
                 }
                 if not changes:
                     continue
@@ -255,8 +254,8 @@ class Worker:
                     await self._report_thread.run(job)
                 except StreamAppError as error:
                     log.debug("active_calls_not_told", extra={"error": str(error)})
-                    for _, active in told:
-                        active.tell_all_again()
+                    for worker in workers:
+                        worker.calls.active.tell_all_again()
         finally:
             if runner is not None:
                 await runner.cleanup()
@@ -355,6 +354,7 @@ class Worker:
         finally:
             self.commits.close()
             self.assignment.close()
+            self.app.call_tables.close()
             self._stopped.set()
             self._purger.stop()
             self._report_thread.stop()

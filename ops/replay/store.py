@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from callstate.call import CallState
+from callstate.processor import deadlines_of
 
 _FIRST_SIZE: Final = 1 << 12
 
@@ -123,6 +124,10 @@ class ReplayStore:
     def items(self) -> Iterable[tuple[str, CallState]]:
         """All calls that are held."""
         return self._calls.items()
+
+    def deadlines(self) -> Iterable[tuple[str, int]]:
+        """When calls are looked at next."""
+        return deadlines_of(self.items())
 
     def forgot(self, call_ids: Iterable[str]) -> None:
         """After a restart: these were told before, and are not held any more."""

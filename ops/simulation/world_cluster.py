@@ -29,7 +29,7 @@ from callstate.effects import (
     ShareExchange,
 )
 from callstate.envelope import Record, ReferenceAsked, ReferenceKnown, read_message
-from callstate.processor import PartitionProcessor
+from callstate.processor import PartitionProcessor, deadlines_of
 from ops.simulation.world_history import Append, Fate, History, Work
 
 _DRAIN_ROUNDS_MAX = 20
@@ -98,6 +98,9 @@ class _Store:
             state = self.get(call_id)
             if state is not None:
                 yield call_id, state
+
+    def deadlines(self) -> Iterable[tuple[str, int]]:
+        return deadlines_of(self.items())
 
     def take_changes(self) -> dict[str, bytes | None]:
         changes, self._changes = self._changes, {}

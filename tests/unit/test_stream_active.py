@@ -24,6 +24,9 @@ def state(*rows: dict[str, Any]) -> CallState:
     return made
 
 
+TALKING_STATES = {name: state(*TALKING) for name in ("one", "two", "brief")}
+
+
 def test_an_answered_call_is_active_until_it_ends() -> None:
     call = active_call("call", state(*TALKING))
     assert call is not None
@@ -40,29 +43,29 @@ def test_an_answered_call_is_active_until_it_ends() -> None:
 def test_the_table_is_told_of_differences_only() -> None:
     active = ActiveCalls()
     active.note("one", state(*TALKING))
-    first = active.take_change()
+    first = active.take_change(TALKING_STATES.get)
     assert first is not None
     assert (first.clear, first.gone, [call.call_id for call in first.calls]) == (True, [], ["one"])
-    assert active.take_change() is None
+    assert active.take_change(TALKING_STATES.get) is None
     active.note("one", state(*TALKING))
-    assert active.take_change() is None
+    assert active.take_change(TALKING_STATES.get) is None
     active.note("brief", state(*TALKING))
     active.note("brief", None)
     active.note("one", None)
-    change = active.take_change()
+    change = active.take_change(TALKING_STATES.get)
     assert change is not None
     assert (change.clear, sorted(change.gone), change.calls) == (False, ["brief", "one"], [])
     active.note("two", state(*TALKING))
-    active.take_change()
+    active.take_change(TALKING_STATES.get)
     active.tell_all_again()
-    again = active.take_change()
+    again = active.take_change(TALKING_STATES.get)
     assert again is not None
     assert (again.clear, [call.call_id for call in again.calls]) == (True, ["two"])
 
 
 def test_calls_that_are_read_back_are_active_again() -> None:
-    calls = PartitionCalls({"call": encode_call(state(*TALKING))}, decoded_max=0)
-    assert dict(calls.items())
+    calls = PartitionCalls({"call": encode_call(state(*TALKING), is_active=True)}, decoded_max=0)
+    assert list(calls.deadlines()) == []
     assert set(calls.active.now) == {"call"}
 
 

@@ -1,0 +1,108 @@
+"""Where open calls are kept: memory and RocksDB do the same."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from cramjam import lz4
+
+from stream_app.call_store import PartitionCalls
+from stream_app.errors import StreamAppError
+from stream_app.rocks_tables import RocksTables
+from stream_app.table import CallTables, MemoryTables
+from tests.unit.test_stream_parts import state
+
+
+@pytest.fixture(params=["memory", "rocksdb"])
+def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CallTables]:
+    made: CallTables
+    made = MemoryTables() if request.param == "memory" else RocksTables(tmp_path / "calls")
+    yield made
+    made.close()
+    assert not (tmp_path / "calls").exists()
+
+
+def test_a_partition_is_a_mapping(tables: CallTables) -> None:
+    table = tables.new(3)
+    assert (len(table), "a" in table, table.get("a"), list(table.items())) == (0, False, None, [])
+    table["b"], table["a"] = b"1", b"2"
+    table["a"] = b"3"
+    assert sorted(table.items()) == [("a", b"3"), ("b", b"1")]
+    assert (len(table), table["a"], "b" in table, sorted(table)) == (2, b"3", True, ["a", "b"])
+    assert table.pop("a") == b"3"
+    assert table.pop("a", None) is None
+    with pytest.raises(KeyError):
+        table["a"]
+    with pytest.raises(KeyError):
+        del table["a"]
+    assert len(table) == 1
+
+
+def test_odd_names_are_names(tables: CallTables) -> None:
+    table = tables.new(0)
+    names = ["", "ü@x", "\udc80", "a" * 5_000, "\x00\xff"]
+    for name in names:
+        table[name] = name.encode("utf-8", "surrogatepass")
+    assert sorted(table) == sorted(names)
+    assert table["\udc80"] == "\udc80".encode("utf-8", "surrogatepass")
+
+
+def test_a_partition_goes_as_a_whole(tables: CallTables) -> None:
+    one, other = tables.new(255), tables.new(256)
+    one["a"], other["a"], other["z"] = b"1", b"2", b"3"
+    tables.drop(255)
+    assert sorted(other.items()) == [("a", b"2"), ("z", b"3")]
+    again = tables.new(255)
+    assert (list(again.items()), len(again)) == ([], 0)
+
+
+def test_calls_are_taken_up_without_being_decoded(
+    tables: CallTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tables.new(1)
+    calls = PartitionCalls(table, decoded_max=10)
+    for name, due_us in (("a", 5), ("b", None), ("c", -7)):
+        held = state(name)
+        held.deadline_us = due_us
+        calls.put(name, held)
+    calls.take_changes()
+    with monkeypatch.context() as patch:
+        patch.setattr("stream_app.call_store.decode_call", None)
+        again = PartitionCalls(table, decoded_max=10)
+        assert sorted(again.deadlines()) == [("a", 5), ("c", -7)]
+    assert sorted(name for name, _ in again.items()) == ["a", "b", "c"]
+
+
+def test_a_newer_versions_calls_are_refused(tables: CallTables) -> None:
+    table = tables.new(1)
+    wire = [99, *state("a").to_wire()[1:]]
+    table["a"] = b"\x02" + struct.pack(">B?q", 99, False, 5) + lz4_of(orjson.dumps(wire))
+    with pytest.raises(ValueError, match="version 99"):
+        list(PartitionCalls(table, decoded_max=10).deadlines())
+
+
+def lz4_of(data: bytes) -> bytes:
+    return bytes(lz4.compress_block(data))
+
+
+def test_one_folder_serves_one_worker(tmp_path: Path) -> None:
+    first = RocksTables(tmp_path)
+    first.new(1)["a"] = b"1"
+    with pytest.raises(StreamAppError, match="cannot be kept") as refused:
+        RocksTables(tmp_path)
+    assert "each its own" in refused.value.advice
+    assert first.new(2) == {}
+    first.close()
+
+
+def test_what_a_dead_worker_left_is_removed(tmp_path: Path) -> None:
+    first = RocksTables(tmp_path)
+    first.new(1)["a"] = b"1"
+    first._db.close()
+    again = RocksTables(tmp_path)
+    assert list(again.new(1).items()) == []
+    again.close()
