@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], float]] = {
     "broker restarted": ((BROKER,), (0.0, 1.0), 3),
     "broker frozen": ((BROKER,), (1.0, 8.0), 5),
     "sink killed": ((SINK,), (0.2, 4.0), 7),
+    "sink killed with a reader": ((SINK,), (2.0, 5.0), 4),
     "sink restarted": ((SINK,), (0.0, 2.0), 4),
     "sink frozen": ((SINK,), (1.0, 6.0), 4),
     "server killed": (SERVERS, (0.2, 3.0), 6),
@@ -134,6 +135,12 @@ class Chaos:
             self.skipped += 1
             return
         self._broken.add(place)
+        if what.endswith(" with a reader"):
+            # It starts again while the reference of all clocks is away.
+            reader = self._service("reader", self._rng.choice(SERVERS), "killed")
+            if reader is not None:
+                self._hit(reader, "reader killed", "killed", 0.2)
+            what = "killed"
         done = self._note(kind, target)
         self._working.append(
             self._pool.submit(self._break_and_mend, subject, target, what, fault.seconds, done)
