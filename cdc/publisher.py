@@ -46,7 +46,9 @@ _POISON: Final = frozenset(
 # Defaults that an operator may change...
 _DEFAULTS: Final[Mapping[str, object]] = {
     "client.id": "cdrstream-reader",
-    "linger.ms": 2,
+    # The reader's rest after the socket ran dry gathers rows already; under load librdkafka does,
+    # with five requests under way. 2 ms cost 3 ms of the median delay and saved no CPU.
+    "linger.ms": 0,
     "compression.type": "lz4",
     "batch.num.messages": 10_000,
     "batch.size": 1_000_000,
