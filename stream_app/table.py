@@ -72,8 +72,12 @@ class PartitionedStore(Store[str, bytes]):
     """The encoded calls of the partitions that are ours."""
 
     def __post_init__(self) -> None:
-        self.tables: CallTables = cast(Any, self.app).call_tables
         self._partitions: dict[int, MutableMapping[str, bytes]] = {}
+
+    @property
+    def tables(self) -> CallTables:
+        """Where the calls are kept; the app's."""
+        return cast(CallTables, cast(Any, self.app).call_tables)
 
     def new_partition(self, number: int) -> MutableMapping[str, bytes]:
         """Room for a partition that is read back."""
