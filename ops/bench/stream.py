@@ -17,6 +17,7 @@ from typing import Any, Final
 from ops.bench.stream_backlog import one_worker, two_workers
 from ops.bench.stream_bed import Line, say
 from ops.bench.stream_live import latency, takeover
+from ops.bench.stream_open import open_calls
 from ops.stack import Stack
 
 Part = Callable[[argparse.Namespace, Path], Iterator[Line]]
@@ -49,11 +50,17 @@ def _takeover(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
         yield from takeover(stack, folder, calls=given.takeover_calls)
 
 
+def _open_calls(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    with Stack(1) as stack:
+        yield from open_calls(stack, folder, calls=given.open_calls, backlog_calls=given.calls)
+
+
 PARTS: Final[dict[str, Part]] = {
     "backlog": _backlog,
     "latency": _latency,
     "takeover": _takeover,
     "two-workers": _two_workers,
+    "open-calls": _open_calls,
 }
 
 
@@ -95,6 +102,9 @@ def _arguments() -> argparse.Namespace:
     asked.add_argument("--seconds", type=float, default=40.0, help="of traffic, for latency")
     asked.add_argument(
         "--takeover-calls", type=int, default=100_000, help="open calls of the worker that dies"
+    )
+    asked.add_argument(
+        "--open-calls", type=int, default=1_000_000, help="calls in progress, for open-calls"
     )
     asked.add_argument("--profile", type=Path, help="write cProfile's figures of a worker here")
     asked.add_argument("--json", action="store_true", help="the table as JSON")
