@@ -57,6 +57,7 @@ def run_replay(
         OpsError: The broker is away, or another process is at it.
     """
     config = invocation.config
+    _workers(config, workers)  # what is wrong is said before anything is begun
     if resume is None:
         span = _span(from_text, to_text)
         plan = _plan(config, span, server, calls, source, from_servers=from_servers)
