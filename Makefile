@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream chaos soak clean
+.PHONY: setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
 python := .venv/bin/python
 
@@ -53,12 +53,16 @@ soak: setup
 	  tests/integration/test_reader_soak.py $(ARGS)
 
 # All benchmarks, one after the other; each prints its targets beside its figures.
-bench: bench-resolve bench-reader bench-stream
+bench: bench-resolve bench-reader bench-stream bench-replay
 
 # The worker: backlog beside an ordinary Faust agent, delays, takeover of a dead worker's partitions,
 # two workers: make bench-stream ARGS="--only latency --only takeover".
 bench-stream: setup
 	@$(python) -m ops.bench.stream $(ARGS)
+
+# Replays: speed, two processes beside one, memory, what the service feels of them beside it.
+bench-replay: setup
+	@$(python) -m ops.bench.replay $(ARGS)
 
 # Readers, workers, broker, servers, sink and links killed, frozen and cut by a seed under traffic, every
 # CDR checked: make chaos SECONDS=600 SEED=7.

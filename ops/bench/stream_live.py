@@ -35,8 +35,8 @@ _TARGETS: Final = {5.0: (6.5, 8.0), 0.5: (None, 2.5)}
 def latency(folder: Path, *, rate: float, seconds: float, lateness: float) -> Iterator[Line]:
     """From the commit of the BYE on its server to the row in `cdrs`, through the whole system."""
     with Stack(_SERVERS) as stack, contextlib.ExitStack() as parts:
-        config = _config(stack, folder, lateness)
-        _provision(stack, config)
+        config = config_for(stack, folder, lateness)
+        provisioned(stack, config)
         running = []
         for name in ("reader", "worker"):
             process = Process(
@@ -45,8 +45,8 @@ def latency(folder: Path, *, rate: float, seconds: float, lateness: float) -> It
             parts.callback(process.end)
             running.append(process)
         with stack.sink.connect() as connection:
-            wait_until(lambda: _all_move(connection), "all partitions move", *running)
-        seen = _Seen(stack.sink.dsn)
+            wait_until(lambda: all_move(connection), "all partitions move", *running)
+        seen = Seen(stack.sink.dsn)
         parts.callback(seen.stop)
         with LiveCalls([server.dsn for server in stack.servers], rate) as calls:
             time.sleep(_WARM_SECONDS + seconds)
@@ -72,14 +72,16 @@ def latency(folder: Path, *, rate: float, seconds: float, lateness: float) -> It
     )
 
 
-def _all_move(connection: psycopg.Connection[tuple[int]]) -> bool:
+def all_move(connection: psycopg.Connection[tuple[int]]) -> bool:
+    """Whether every partition has a watermark."""
     row = connection.execute(
         "SELECT count(watermark) FROM sink_progress WHERE topic = 'sipx.call-state-events'"
     ).fetchone()
     return row == (_PARTITIONS,)
 
 
-def _config(stack: Stack, folder: Path, lateness: float) -> Path:
+def config_for(stack: Stack, folder: Path, lateness: float) -> Path:
+    """A configuration file for the stack."""
     lines = ["[kafka]", f"bootstrap_servers = {json.dumps(stack.broker.bootstrap_servers)}"]
     for server in stack.servers:
         dsn = server.dsn_for(user=_READER)
@@ -91,7 +93,8 @@ def _config(stack: Stack, folder: Path, lateness: float) -> Path:
     return path
 
 
-def _provision(stack: Stack, config: Path) -> None:
+def provisioned(stack: Stack, config: Path) -> None:
+    """Topics, roles and slots are there."""
     from ops.config_sources import load  # noqa: PLC0415  pydantic is slow to load
     from ops.provision import run  # noqa: PLC0415
 
@@ -104,7 +107,7 @@ def _provision(stack: Stack, config: Path) -> None:
     )
 
 
-class _Seen:
+class Seen:
     """When each row came into `cdrs`, by looking a hundred times a second."""
 
     def __init__(self, dsn: str) -> None:
@@ -115,6 +118,7 @@ class _Seen:
         self._thread.start()
 
     def stop(self) -> None:
+        """Looks no more."""
         self._stop.set()
         self._thread.join(10)
 

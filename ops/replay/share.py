@@ -99,11 +99,21 @@ class Job:
 
 @dataclass(slots=True)
 class ShareResult:
-    """What a share came to; `complete` is False where it was stopped before its end."""
+    """What a share came to.
+
+    Attributes:
+        parts: By partition.
+        complete: False where it was stopped before its end.
+        output: The ledger, where only digests were asked for.
+        began: Machine-wide monotonic time of the first fetch.
+        ended: The same of the last record's end.
+    """
 
     parts: dict[int, PartResult]
     complete: bool
     output: LedgerOutput | None = None
+    began: float = 0.0
+    ended: float = 0.0
 
 
 class ShadowOutput:
@@ -177,6 +187,7 @@ def run_share(
         output = LedgerOutput(job.plan.span)
     else:
         output = ShadowOutput(job, _take_up(job, parts))
+    began = time.monotonic()
     try:
         with without_cycle_collection():
             complete = read_parts(
@@ -192,8 +203,10 @@ def run_share(
     finally:
         if isinstance(output, ShadowOutput):
             output.close()
+    ended = time.monotonic()
     results = {plan.partition: result_of(parts[plan.partition], plan.start) for plan in plans}
-    return ShareResult(results, complete, output if isinstance(output, LedgerOutput) else None)
+    ledger = output if isinstance(output, LedgerOutput) else None
+    return ShareResult(results, complete, ledger, began, ended)
 
 
 @contextmanager
