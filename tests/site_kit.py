@@ -75,6 +75,7 @@ class Site:
         config: The configuration file.
         url: The dashboard, without a slash at the end.
         processes: Readers, worker and dashboard by name.
+        ends: What is done at the end, such as stopping a process that a test started.
     """
 
     stack: Stack
@@ -82,6 +83,7 @@ class Site:
     folder: Path
     url: str = ""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ends: ExitStack = field(default_factory=ExitStack)
 
     def put(self, rows: Sequence[Row], server: str = "a") -> None:
         """Writes rows as a proxy on that server would, by its clock."""
@@ -158,7 +160,7 @@ def _config(stack: Stack, folder: Path) -> Path:
 def site(folder: Path) -> Iterator[Site]:
     """Two servers (b's clock is 5.5 s behind), two readers, a worker and the dashboard."""
     with Stack(2, clocks={"b": "-5.5s"}) as stack, ExitStack() as ends:
-        made = Site(stack, _config(stack, folder), folder)
+        made = Site(stack, _config(stack, folder), folder, ends=ends)
         done = cdrstream("provision", *admins([stack["a"], stack["b"]]), config=made.config)
         assert done.returncode == 0, done.stderr
         for name, arguments in {

@@ -7,13 +7,14 @@ configured has been found safe.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import getpass
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import typer
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 PASSWORD_LEAST: Final = 8
 _BACKLOG: Final = 256
 _ENDING_SECONDS: Final = 2
+_M_ARENA_MAX: Final = -8
 
 
 def print_hash() -> None:
@@ -61,6 +63,7 @@ def run(invocation: Invocation, listen: str | None) -> None:
     host, port = check_address(section, listen or section.listen)
     config.sink_dsn()
     invocation.start_logs()
+    _share_one_heap()
     with ExitStack() as stack:
         sock = stack.enter_context(_bound(host, port))
         sampler = stack.enter_context(Sampler(config))
@@ -97,6 +100,15 @@ def run(invocation: Invocation, listen: str | None) -> None:
         interrupted = asyncio.run(_serve(server, site, sock))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+def _share_one_heap() -> None:
+    """One arena for all threads, where the C library has several: that is 5 MB of two dozen.
+
+    No effect where it is not glibc.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 async def _serve(server: uvicorn.Server, site: Site, sock: socket.socket) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ops.monitor.facts import Json
+from ops.monitor.statuses import Past
 
 EVERY_SECONDS: Final = 5.0
 ROWS_MAX: Final = 720  # an hour
@@ -25,6 +26,17 @@ class History:
     def __init__(self) -> None:
         self._rows: deque[Row] = deque(maxlen=ROWS_MAX)
         self._lock = threading.Lock()
+
+    def begin_with(self, past: Iterable[Past]) -> None:
+        """What the status topic still knew of the clocks when we came; of the rest, nothing."""
+        buckets: dict[int, dict[str, tuple[float | None, float | None, float | None]]] = {}
+        for one in past:
+            bucket = buckets.setdefault(int(one.at // EVERY_SECONDS), {})
+            bucket[one.server] = (one.offset, one.error, None)
+        with self._lock:
+            self._rows.extend(
+                (number * EVERY_SECONDS, None, buckets[number]) for number in sorted(buckets)
+            )
 
     def add(self, picture: Json) -> None:
         """Takes a picture if the last one taken is old enough."""

@@ -112,6 +112,8 @@ class Sampler:
 
     def _run(self) -> None:
         self.wait_for_all()
+        self.history.begin_with(self._tail.past)
+        self._tail.past.clear()
         while not self._stop.is_set():
             self._newest = picture = self.look()
             self.history.add(picture)

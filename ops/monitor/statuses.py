@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -21,6 +21,16 @@ from ops.monitor.facts import Told
 _BEGINNING: Final = -2
 _FORGOTTEN_SECONDS: Final = 7 * 86_400.0  # of a process that said nothing for so long
 HISTORY_SECONDS: Final = 3_600.0
+PAST_MAX: Final = 40_000
+
+
+class Past(NamedTuple):
+    """What an older record of a reader said: when, of whom, its clock's offset and error."""
+
+    at: float
+    server: str
+    offset: float
+    error: float
 
 
 class StatusTail:
@@ -43,7 +53,7 @@ class StatusTail:
         )
         self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
         self._told: dict[str, Told] = {}
-        self.past: deque[tuple[float, str, dict[str, Any]]] = deque(maxlen=20_000)
+        self.past: deque[Past] = deque(maxlen=PAST_MAX)
         self.caught_up = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -98,7 +108,14 @@ class StatusTail:
         if not self.caught_up.is_set():
             at = min(at, message.timestamp()[1] / 1_000)
             if at > time.time() - HISTORY_SECONDS:
-                self.past.append((at, name, record))
+                self._remember(at, name, record)
         with self._lock:
             held = self._told.get(name)
             self._told[name] = Told(at, record, None if held is None else held.record)
+
+    def _remember(self, at: float, name: str, record: dict[str, Any]) -> None:
+        offset_us, error_us = record.get("clock_offset_us"), record.get("clock_error_us")
+        if name.startswith("reader:") and isinstance(offset_us, int) and isinstance(error_us, int):
+            self.past.append(
+                Past(at, name.removeprefix("reader:"), offset_us / 1e6, error_us / 1e6)
+            )

@@ -1,0 +1,227 @@
+"""What operators are told, against the truth: lag that was made on purpose is the lag shown."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ops.export import ALL_COLUMNS, COLUMNS
+from tests.cli_kit import cdrstream, service, until
+from tests.site_kit import Site, whole_call
+
+STATUS_SECONDS = 2.0  # how old a status may be
+HEARTBEAT_SECONDS = 1.0
+FLOOR_SECONDS = 2.0  # lateness and heartbeat, as the site is configured
+VIEWERS = 100
+RSS_MAX_KIB = 80 * 1024
+
+
+def samples(port: int) -> dict[tuple[str, ...], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def metrics(site: Site, name: str) -> dict[tuple[str, ...], float]:
+    return samples(site.told_port(name, "metrics_served"))
+
+
+def lag_of_b(site: Site) -> float:
+    lag = site.picture()["servers"][1]["capture_lag"]
+    assert lag is not None
+    return float(lag)
+
+
+@pytest.fixture
+def calm(installation: Site) -> Iterator[Site]:
+    """Nothing is late before the test, nor after it."""
+
+    def is_calm() -> bool:
+        picture = installation.picture()
+        return all(part["why"] == "up to date" for part in picture["partitions"]) and all(
+            server["state"] == "streaming" for server in picture["servers"]
+        )
+
+    until(is_calm, 60)
+    yield installation
+    until(is_calm, 60)
+
+
+def test_an_idle_server_is_not_late(calm: Site) -> None:
+    """b wrote nothing for a while; its clock is 5.5 s behind, which is no lag either."""
+    worst = 0.0
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        worst = max(worst, lag_of_b(calm))
+        time.sleep(0.2)
+    assert -0.5 < worst < HEARTBEAT_SECONDS + STATUS_SECONDS
+    told = metrics(calm, "reader-b")
+    local = told["cdrstream_clock_local_offset_seconds",]
+    progress = told["cdrstream_reader_progress_timestamp_seconds", "b"]
+    assert -0.5 < time.time() - local - progress < HEARTBEAT_SECONDS + 1.5
+
+
+def test_a_frozen_reader_has_the_lag_that_it_has(calm: Site) -> None:
+    with calm.frozen("reader-b") as since:
+        until(lambda: calm.picture()["servers"][1]["state"] == "away", 20)
+        for _ in range(10):
+            before = time.time() - since
+            shown = lag_of_b(calm)
+            true = (before + time.time() - since) / 2
+            # Up to a heartbeat had passed since its last progress; the picture is a second old.
+            assert -1.5 < shown - true < HEARTBEAT_SECONDS + 1.5
+            time.sleep(0.3)
+        told = metrics(calm, "worker")
+        behind = time.time() - min(
+            value for key, value in told.items() if "stream_watermark_timestamp" in key[0]
+        )
+        frozen = time.time() - since
+        assert -STATUS_SECONDS < behind - frozen - FLOOR_SECONDS < STATUS_SECONDS + 1.5
+        assert told["cdrstream_stream_holding_partitions", "b"] == 2
+        assert told["cdrstream_stream_holding_partitions", "a"] == 0
+        page = cdrstream("status", config=calm.config)
+        words = " ".join(page.stdout.split())
+        assert "b holds the watermark: its reader has been away for" in words
+        assert cdrstream("status", "--check", config=calm.config).returncode == 1
+        detail = cdrstream("status", "b", config=calm.config)
+        assert "-> start it: cdrstream reader --server b" in detail.stdout
+        assert max(map(len, page.stdout.splitlines())) <= 80
+
+
+def test_a_dead_reader_is_seen_by_others(calm: Site, tmp_path: Path) -> None:
+    calm.signal("reader-b", signal.SIGKILL)
+    dashboard = calm.told_port("dashboard", "metrics_served")
+
+    def inactive() -> bool:
+        return samples(dashboard)["cdrstream_slot_active", "b", "cdrstream_b"] == 0
+
+    until(inactive, 20)
+    told = samples(dashboard)
+    assert told["cdrstream_config_server", "b"] == 1
+    assert told["cdrstream_slot_state", "b", "cdrstream_b", "reserved"] == 1
+    assert told["cdrstream_slot_unread_wal_bytes", "b", "cdrstream_b"] >= 0
+    until(lambda: samples(dashboard)["cdrstream_dashboard_problems", "critical"] >= 1, 20)
+    log = calm.folder / "reader-b.log"
+    again = service("reader", "--server", "b", config=calm.config, log=log)
+    calm.processes["reader-b"] = again.__enter__()
+    calm.ends.push(again.__exit__)
+    until(lambda: samples(dashboard)["cdrstream_slot_active", "b", "cdrstream_b"] == 1, 30)
+
+
+def test_rows_are_counted_as_they_were_written(calm: Site) -> None:
+    def rows() -> float:
+        return metrics(calm, "reader-a")["cdrstream_reader_rows_total", "published", "a"]
+
+    def records() -> float:
+        return metrics(calm, "worker")["cdrstream_stream_records_total", "applied"]
+
+    before, applied = rows(), records()
+    inserted = metrics(calm, "worker")["cdrstream_sink_cdrs_total", "inserted"]
+    for number in range(20):
+        calm.put(whole_call(f"counted-{number}@example.com"))
+    until(lambda: rows() == before + 60, 20)
+    until(lambda: records() == applied + 60, 20)
+    until(
+        lambda: metrics(calm, "worker")["cdrstream_sink_cdrs_total", "inserted"] == inserted + 20,
+        20,
+    )
+    told = metrics(calm, "worker")
+    assert told["cdrstream_sink_end_to_visible_seconds_count",] >= 20
+    assert told["cdrstream_stream_held_records",] < 200
+
+
+def test_health(calm: Site) -> None:
+    for name in ("reader-a", "worker", "dashboard"):
+        port = calm.told_port(name, "metrics_served")
+        for path in ("/healthz", "/readyz"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                assert answer.read() == b"ok\n"
+
+
+def test_status_as_json_is_the_picture(calm: Site) -> None:
+    told = cdrstream("status", "--json", config=calm.config)
+    assert told.returncode == 0, told.stderr
+    picture = json.loads(told.stdout)
+    assert picture["v"] == 1
+    assert [server["name"] for server in picture["servers"]] == ["a", "b"]
+    assert picture["servers"][1]["offset"] == pytest.approx(-5.5, abs=0.1)
+    assert picture["clock_ahead"] == pytest.approx(0, abs=0.5)
+    assert cdrstream("status", "nobody", config=calm.config).returncode == 2
+
+
+def test_export_is_all_of_the_range(calm: Site, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    span = ("--from", (now - timedelta(hours=1)).isoformat(), "--to", now.isoformat())
+    with psycopg.connect(calm.stack.sink.dsn) as sink:
+        row = sink.execute("SELECT count(*) FROM cdrs WHERE start_time < %s", (now,)).fetchone()
+        assert row is not None
+    out = tmp_path / "cdrs.csv"
+    told = cdrstream("export", *span, "--out", str(out), config=calm.config)
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == f"{row[0]:,} CDRs\n"
+    rows = list(csv.DictReader(io.StringIO(out.read_text(), newline="")))
+    assert len(rows) == row[0]
+    assert tuple(rows[0]) == COLUMNS
+    formula = next(each for each in rows if each["call_id"].startswith("formula"))
+    assert formula["caller_aor"].startswith("'=cmd")
+    lines = cdrstream("export", *span, "--format", "jsonl", "--all-columns", config=calm.config)
+    first = json.loads(lines.stdout.splitlines()[0])
+    assert tuple(first) == ALL_COLUMNS
+    backwards = cdrstream("export", "--from", span[3], "--to", span[1], config=calm.config)
+    assert backwards.returncode == 2
+    assert "is not before" in backwards.stderr
+
+
+async def test_a_hundred_look_at_once(calm: Site) -> None:
+    port = int(calm.url.rpartition(":")[2])
+
+    async def look() -> float:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4 * 1024 * 1024)
+        writer.write(b"GET /live?page=overview HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        seen, began = 0, time.monotonic()
+        while seen < 4:
+            line = await asyncio.wait_for(reader.readline(), 20)
+            assert line
+            seen += line.startswith(b"data: ")
+        took = time.monotonic() - began
+        writer.close()
+        await writer.wait_closed()
+        return took
+
+    took = await asyncio.gather(*(look() for _ in range(VIEWERS)))
+    assert max(took) < 10
+    status = Path(f"/proc/{calm.processes['dashboard'].pid}/status").read_text()
+    rss = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+    assert rss < RSS_MAX_KIB * 1.5  # with a hundred connections; the target is for one
+    port = calm.told_port("dashboard", "metrics_served")
+    await asyncio.to_thread(until, lambda: samples(port)["cdrstream_dashboard_clients",] == 0, 20)
+
+
+def test_an_open_address_is_refused(calm: Site) -> None:
+    told = cdrstream("dashboard", "--listen", "0.0.0.0:0", config=calm.config)
+    assert told.returncode == 2
+    assert "can be reached by others" in told.stderr
+
+
+def test_the_dashboard_ends_in_order(calm: Site, tmp_path: Path) -> None:
+    log = tmp_path / "second.log"
+    with service("dashboard", config=calm.config, log=log) as process:
+        until(lambda: '"dashboard_served"' in log.read_text(), 30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
