@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Three servers `a`, `b`, `c` with right clocks, and a broker; for the whole run."""
-    with Stack(3) as running:
+    with Stack(3, broker=BrokerSpec(short_lived=True)) as running:
         yield running
 
 
@@ -42,7 +42,7 @@ def rough_stack(broker_proxy: Proxy) -> Iterator[Stack]:
     second = Listener(advertised_port=broker_proxy.port, port=broker_proxy.target)
     # Short, so that a test need not wait half a minute to be dropped.
     server = ServerSpec("a", settings={"tcp_user_timeout": "5000"})
-    with Stack([server], broker=BrokerSpec(second=second)) as running:
+    with Stack([server], broker=BrokerSpec(second=second, short_lived=True)) as running:
         yield running
 
 

@@ -91,7 +91,7 @@ def stack(authority: Authority) -> Iterator[Stack]:
         },
     )
     server = ServerSpec("a", password=ADMIN_SECRET)
-    with Stack([server], broker=BrokerSpec(second=second)) as running:
+    with Stack([server], broker=BrokerSpec(second=second, short_lived=True)) as running:
         _encrypt(running["a"], authority)
         credential = UserScramCredentialUpsertion(
             "reader",
