@@ -52,6 +52,9 @@ class CallStore(Protocol):
     def items(self) -> Iterable[tuple[str, CallState]]:
         """All calls, in any order; a state that is changed is to be `put`."""
 
+    def deadline(self, call_id: str) -> int | None:
+        """The `deadline_us` of a call; None where there is no such call, too."""
+
     def deadlines(self) -> Iterable[tuple[str, int]]:
         """The `deadline_us` of all calls that have one, in any order."""
 
@@ -66,6 +69,11 @@ class DictStore(dict[str, CallState]):
     def delete(self, call_id: str) -> None:
         """Forgets a call."""
         self.pop(call_id, None)
+
+    def deadline(self, call_id: str) -> int | None:
+        """When the call is looked at next."""
+        state = self.get(call_id)
+        return None if state is None else state.deadline_us
 
     def deadlines(self) -> Iterable[tuple[str, int]]:
         """When calls are looked at next."""
@@ -121,6 +129,9 @@ class PartitionProcessor:
         self._teller = Teller(config, self._clocks, explaining=explaining, fixing=live)
         self._effects: list[Effect] = []
         self._waits_us = _waits(config)
+        request_us, setup_us = self._waits_us[kinds.REQUEST], self._waits_us[kinds.SETUP]
+        # How much longer an answered call is waited for than one that rings; 0: no longer.
+        self._answered_us = max(0, (setup_us or 0) - (request_us or 0))
 
     @property
     def watermark_us(self) -> int | None:
@@ -262,12 +273,19 @@ class PartitionProcessor:
         wait_us = self._waits_us[event.type]
         if wait_us is None:
             return
+        if event.type == kinds.SETUP and self._answered_us and _is_first_answer(event, state):
+            self._wait_for_end(event.call_id, state)
         clock = event.clock
         due = event.time_us - (clock.offset_us if clock else 0) + wait_us + 1
         if soonest is not None and due < soonest:
             due = soonest
         if state.deadline_us is None or due < state.deadline_us:
             self._set_timer(event.call_id, state, due)
+
+    def _wait_for_end(self, call_id: str, state: CallState) -> None:
+        """It rings no longer: what the requests set a timer for cannot happen any more."""
+        if state.deadline_us is not None:
+            self._set_timer(call_id, state, state.deadline_us + self._answered_us)
 
     def _heartbeat(self, beat: Heartbeat) -> None:
         self.counters.heartbeats += 1
@@ -378,10 +396,11 @@ class PartitionProcessor:
     def _fire_timers(self, now: int) -> None:
         while self._timers and self._timers[0][0] <= now:
             due_us, call_id = heapq.heappop(self._timers)
-            state = self._touched.get(call_id) or self._calls.get(call_id)
-            if state is None or state.deadline_us != due_us:
-                continue  # a later look was set meanwhile, or the call is forgotten
-            self._touched[call_id] = state
+            state = self._touched.get(call_id)
+            set_us = self._calls.deadline(call_id) if state is None else state.deadline_us
+            if set_us != due_us:
+                continue  # another look was set meanwhile, or the call is forgotten
+            state = self._call(call_id)
             self._look_at(call_id, state, now)
 
     def _look_at(self, call_id: str, state: CallState, now: int) -> None:
@@ -412,6 +431,13 @@ class PartitionProcessor:
 _FEW_EVENTS = 200
 _ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
 _NEW, _DUPLICATE = Applied.NEW, Applied.DUPLICATE
+
+
+def _is_first_answer(setup: CallEvent, state: CallState) -> bool:
+    """Whether nothing but requests came before it."""
+    if len(state.events) > _FEW_EVENTS:
+        return False
+    return all(event.type == kinds.REQUEST or event is setup for event in state.events.values())
 
 
 def _waits(config: ResolutionConfig) -> dict[str, int | None]:

@@ -132,6 +132,17 @@ class PartitionCalls:
         for call_id, encoded in broken:
             self._decode(call_id, encoded)
 
+    def deadline(self, call_id: str) -> int | None:
+        """When the call is looked at next; mostly without decoding it."""
+        state = self._decoded.get(call_id)
+        if state is None and call_id not in self._changed:
+            encoded = self._encoded.get(call_id)
+            if encoded is not None and encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
+                due_us: int = _HEAD.unpack_from(encoded)[3]
+                return None if due_us == _NEVER else due_us
+            state = self.get(call_id)
+        return None if state is None else state.deadline_us
+
     def deadlines(self) -> Iterator[tuple[str, int]]:
         """When calls are looked at next, and a note of who is talking: for a partition taken up.
 

@@ -125,6 +125,11 @@ class ReplayStore:
         """All calls that are held."""
         return self._calls.items()
 
+    def deadline(self, call_id: str) -> int | None:
+        """When the call is looked at next."""
+        state = self._calls.get(call_id)
+        return None if state is None else state.deadline_us
+
     def deadlines(self) -> Iterable[tuple[str, int]]:
         """When calls are looked at next."""
         return deadlines_of(self.items())

@@ -99,6 +99,10 @@ class _Store:
             if state is not None:
                 yield call_id, state
 
+    def deadline(self, call_id: str) -> int | None:
+        state = self.get(call_id)
+        return None if state is None else state.deadline_us
+
     def deadlines(self) -> Iterable[tuple[str, int]]:
         return deadlines_of(self.items())
 
