@@ -33,6 +33,7 @@ class Installation:
         dsns: Per server the superuser's connection: the proxies', and the demo's own questions.
         started_us: When each server's clock was set, true time.
         keep_folder: The logs are wanted.
+        dashboard_url: Where the pages are, if they are served.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Installation:
     dsns: Mapping[str, str]
     started_us: Mapping[str, int]
     keep_folder: bool = field(default=False)
+    dashboard_url: str = ""
 
     def provision(self) -> None:
         """Tables, roles with their rights, publications, slots and topics.
@@ -71,9 +73,11 @@ class Installation:
                 for name, dsn in self.dsns.items()
             ),
             f"  the CDRs are in server {REFERENCE}, in table cdrs and view view_cdrs",
+            *([f"  dashboard:  {self.dashboard_url}"] if self.dashboard_url else []),
             f"  Kafka:  {self.bootstrap}",
             f"  logs:  {self.folder}",
             f"  cdrstream explain CALL-ID --config {self.config}",
+            f"  cdrstream status --config {self.config}",
             f"  cdrstream doctor --config {self.config}",
         ]
 

@@ -6,6 +6,7 @@ a condition, bounded, and says what it waited for when it fails.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,8 @@ def run(*, keep: bool = False, calls: int = 300, seed: int = 1) -> int:
         watch = Watch(place.bootstrap, place.dsns, place.dsns[REFERENCE])
         stack.callback(watch.close)
         _wait_until_ready(children, watch, screen)
+        if keep:
+            place.dashboard_url = _start_dashboard(children, screen)
         traffic = _make_traffic(place, screen, calls, seed)
         source = TrafficSource(place.dsns, traffic.writes)
         stack.callback(source.stop)
@@ -111,6 +114,20 @@ def _start_services(children: Children, place: Installation, screen: Screen) -> 
         children.start(f"worker-{number}", "worker")
     names = ", ".join(children.names())
     screen.say(f"started {names}; their logs are in {place.folder}")
+
+
+def _start_dashboard(children: Children, screen: Screen) -> str:
+    """The pages, on a free port; where they are."""
+    children.start("dashboard", "dashboard", "--listen", "127.0.0.1:0")
+    found: list[str] = []
+
+    def missing() -> str:
+        found.extend(re.findall(r"^dashboard: (\S+)", children.log("dashboard").read_text(), re.M))
+        return "" if found else "the dashboard to serve its pages"
+
+    _wait(children, missing, READY_SECONDS)
+    screen.say(f"the dashboard shows all of it: {found[0]}")
+    return found[0]
 
 
 def _wait_until_ready(children: Children, watch: Watch, screen: Screen) -> None:
