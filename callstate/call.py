@@ -179,13 +179,36 @@ class CallState:
             raise ValueError(
                 f"call state of version {wire[0]!r}, this program reads {STATE_VERSION}"
             )
+        *fields, told, dropped, known, askers, gaps, reclocked, uses, late, events = wire
+        return cls.of(
+            (
+                *fields,
+                None if told is None else Cdr._make(told),
+                dropped,
+                known,
+                askers,
+                gaps,
+                reclocked,
+                uses,
+                late,
+                [
+                    CallEvent._make((*columns, clock and Clock._make(clock)))
+                    for *columns, clock in events
+                ],
+            )
+        )
+
+    @classmethod
+    def of(cls, fields: Sequence[Any]) -> CallState:
+        """The state of which `to_wire` made these fields, its events and the CDR whole."""
         state = cls()
         (
+            _,
             state.deadline_us,
             state.closed,
             state.dirty,
             state.revision,
-            told,
+            state.told,
             state.events_dropped,
             known,
             askers,
@@ -194,16 +217,12 @@ class CallState:
             uses,
             late,
             events,
-        ) = wire[1:]
+        ) = fields
         state.uses = tuple(uses)
-        state.told = None if told is None else Cdr._make(told)
         state.known = frozenset(known)
         state.askers = frozenset(askers)
-        keys = []
-        for *columns, clock in events:
-            event = CallEvent._make((*columns, clock and Clock._make(clock)))
-            keys.append(identity(event))
-            state.events[keys[-1]] = event
+        keys = [identity(event) for event in events]
+        state.events = dict(zip(keys, events, strict=True))
         state.late = frozenset(keys[place] for place in late)
         return state
 

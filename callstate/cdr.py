@@ -114,6 +114,19 @@ class Provenance(NamedTuple):
     notes: tuple[str, ...] = ()
     basis: Mapping[str, Any] = MappingProxyType({})
 
+    def offsets_json(self) -> list[dict[str, Any]]:
+        """The offsets, JSON-able; spelt out, for this is done for every call."""
+        return [
+            {
+                "server": server,
+                "offset_us": offset_us,
+                "error_us": error_us,
+                "source": source,
+                "applied": applied,
+            }
+            for server, offset_us, error_us, source, applied in self.offsets
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object; times as ISO 8601 text."""
         watermark = self.watermark_us
@@ -124,7 +137,7 @@ class Provenance(NamedTuple):
             "missing": list(self.missing),
             "suspect": self.suspect,
             "servers": list(self.servers),
-            "offsets": [offset._asdict() for offset in self.offsets],
+            "offsets": self.offsets_json(),
             "legs": list(self.legs),
             "inversions": [list(pair) for pair in self.inversions],
             "late_events": self.late_events,

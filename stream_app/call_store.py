@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from typing import Final
 
-import orjson
 from cramjam import DecompressionError, lz4
 
 from callstate.call import STATE_VERSION, CallState
+from callstate.state_json import UnreadableState, decode_state, encode_state
 from stream_app.active_calls import ActiveCalls
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ Change = tuple[str, bytes | None]
 
 
 def encode_call(state: CallState, *, is_active: bool = False) -> bytes:
-    """A call's state as table and changelog hold it; its version is inside: `CallState.to_wire`.
+    """A call's state as table and changelog hold it; its version is inside: `state_json`.
 
     Compressed, because the events of a call repeat most of its texts: 1 us makes a third of it.
     """
-    wire = orjson.dumps(state.to_wire())
+    wire = encode_state(state)
     due_us = state.deadline_us
     head = _HEAD.pack(_HEADED, STATE_VERSION, is_active, _NEVER if due_us is None else due_us)
     return head + bytes(lz4.compress_block(wire))
@@ -53,10 +53,9 @@ def decode_call(encoded: bytes) -> CallState | None:
             encoded = bytes(lz4.decompress_block(encoded[_HEAD.size :]))
         elif encoded[:1] == _LZ4:
             encoded = bytes(lz4.decompress_block(encoded[1:]))
-        wire = orjson.loads(encoded)
-    except (orjson.JSONDecodeError, DecompressionError):
+        return decode_state(encoded)
+    except (UnreadableState, DecompressionError):
         return None
-    return CallState.from_wire(wire)
 
 
 class PartitionCalls:

@@ -448,7 +448,7 @@ def provenance_row(call: CallWrite) -> tuple[object, ...]:
         text_array(why.missing) if why.missing else "{}",
         why.suspect,
         text_array(why.servers),
-        _json([offset._asdict() for offset in why.offsets]),
+        _json(why.offsets_json()),
         _json(why.legs) if why.legs else "[]",
         _json(why.inversions) if why.inversions else "[]",
         _json(dict(why.changed)) if why.changed else "{}",
