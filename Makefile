@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
+.PHONY: screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
 python := .venv/bin/python
 
@@ -73,6 +73,10 @@ chaos: setup
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup
 	@$(python) -m ops.bench.resolve $(ARGS)
+
+# The pictures of docs/img, taken in a real Chromium of a demo that runs.
+screenshots: setup
+	@$(python) scripts/screenshots.py
 
 clean:
 	rm -rf .tools .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

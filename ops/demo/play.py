@@ -122,7 +122,9 @@ def _start_dashboard(children: Children, screen: Screen) -> str:
     found: list[str] = []
 
     def missing() -> str:
-        found.extend(re.findall(r"^dashboard: (\S+)", children.log("dashboard").read_text(), re.M))
+        log = children.log("dashboard")  # made by the process itself, a moment later
+        told = log.read_text() if log.exists() else ""
+        found.extend(re.findall(r"^dashboard: (\S+)", told, re.MULTILINE))
         return "" if found else "the dashboard to serve its pages"
 
     _wait(children, missing, READY_SECONDS)
