@@ -83,8 +83,17 @@ class Bench:
                 "compression.type": "lz4",
                 "linger.ms": 20,
                 "queue.buffering.max.messages": 200_000,
+                "enable.idempotence": True,  # a retry must not turn the order round
             }
         )
+        # Until the client knows the topic, records with a key wait apart from those for a given
+        # partition: heartbeats would overtake events, some of which would stand behind the last.
+        wait_until(self._topic_is_known, "the topic is known")
+
+    def _topic_is_known(self) -> bool:
+        topic = self.settings.events_topic
+        found = self.producer.list_topics(topic, timeout=10).topics[topic]
+        return len(found.partitions) == self.settings.partitions
 
     def put(self, record: LogRecord) -> int:
         """Produces a record, a heartbeat to every partition; 1 for an event."""
