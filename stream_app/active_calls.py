@@ -46,7 +46,7 @@ class ActiveCall(NamedTuple):
 
 def active_call(call_id: str, state: CallState) -> ActiveCall | None:
     """The call, if somebody talks in it now."""
-    if state.closed:
+    if not _is_established(state):
         return None
     setup: CallEvent | None = None
     request: CallEvent | None = None
@@ -57,7 +57,7 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
         if kind == SETUP:
             setups.append(event)
         elif kind == END:
-            ended.add(frozenset((event.from_tag, event.to_tag)))
+            ended.add(_tags(event))
         elif (
             kind == REQUEST
             and not event.to_tag
@@ -65,7 +65,7 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
         ):
             request = event
     for event in setups:
-        if frozenset((event.from_tag, event.to_tag)) in ended:
+        if _tags(event) in ended:
             continue
         if setup is None or _time_us(event) < _time_us(setup):
             setup = event
@@ -82,6 +82,24 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
     )
 
 
+def _is_established(state: CallState) -> bool:
+    """Whether a dialog was set up that nobody has ended; cheap, for every change asks it."""
+    if state.closed:
+        return False
+    answered = ended = False
+    for event in state.events.values():
+        answered = answered or event.type == SETUP
+        ended = ended or event.type == END
+    if not answered or not ended:
+        return answered
+    over = {_tags(event) for event in state.events.values() if event.type == END}
+    return any(event.type == SETUP and _tags(event) not in over for event in state.events.values())
+
+
+def _tags(event: CallEvent) -> frozenset[str]:
+    return frozenset((event.from_tag, event.to_tag))
+
+
 def _time_us(event: CallEvent) -> int:
     return event.time_us - (event.clock.offset_us if event.clock else 0)
 
@@ -89,7 +107,8 @@ def _time_us(event: CallEvent) -> int:
 class ActiveCalls:
     """The established calls of one partition, and what the table has been told of them.
 
-    Of each only its name and a hash are held: millions may be open. What is told is looked up.
+    Of each only its name and the number of its events are held: millions may be open. What is told
+    is looked up.
     """
 
     def __init__(self) -> None:
@@ -99,15 +118,15 @@ class ActiveCalls:
 
     def note(self, call_id: str, state: CallState | None) -> bool:
         """A call has changed, or is gone (None); whether somebody talks in it."""
-        call = None if state is None else active_call(call_id, state)
-        if call is not None:
-            told = hash(call)
-            if self.now.get(call_id) != told:
-                self.now[call_id] = told
+        if state is not None and _is_established(state):
+            known = len(state.events)
+            if self.now.get(call_id) != known:
+                self.now[call_id] = known
                 self._changed.add(call_id)
-        elif self.now.pop(call_id, None) is not None:
+            return True
+        if self.now.pop(call_id, None) is not None:
             self._changed.add(call_id)
-        return call is not None
+        return False
 
     def take_change(self, state_of: Callable[[str], CallState | None]) -> Change | None:
         """What the table is to be told; None where it knows all."""
