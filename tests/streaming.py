@@ -133,6 +133,16 @@ class Bed:
                 "linger.ms": 1,
             }
         )
+        # Until the client knows the topic, records with a key wait apart from those for a given
+        # partition: a heartbeat would overtake the events before it.
+        topic = self.settings.events_topic
+        until(
+            lambda: (
+                len(self.producer.list_topics(topic, timeout=10).topics[topic].partitions)
+                == self.settings.partitions
+            ),
+            "the topic is known",
+        )
 
     # -- in ----------------------------------------------------------------------------------
 
