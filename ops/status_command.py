@@ -125,21 +125,21 @@ def _row(cells: Iterable[tuple[str, int]]) -> Text:
 def _servers(servers: Iterable[Json]) -> Iterator[Text]:
     yield _row(
         (
-            *(("server", 10), ("reader", 10), ("lag", -10), ("unread", -9), ("retained", -9)),
-            *(("clock", 18), ("holds", -5)),
+            *(("server", 9), ("reader", 10), ("lag", -9), ("unread", -9), ("retained", -9)),
+            *(("clock", 23), ("holds", -5)),
         )
     )
     for one in servers:
         slot = one["slot"]
-        told = "" if one["clock"] in ("ok", "not measured") else f" {one['clock']}"
+        told = {"off": " off", "cannot tell": " unsure"}.get(one["clock"], "")
         yield _row(
             (
-                (one["name"], 10),
+                (one["name"], 9),
                 (one["state"], 10),
-                (_lag(one["capture_lag"]), -10),
+                (_lag(one["capture_lag"]), -9),
                 (size(slot["unread"]), -9),
                 (size(slot["retained"]), -9),
-                (offset(one["offset"], one["error"]) + told, 24 if told else 18),
+                (offset(one["offset"], one["error"]) + told, 23),
                 (str(one["holding"] or ""), -5),
             )
         )

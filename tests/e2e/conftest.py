@@ -1,4 +1,4 @@
-"""A real Chromium and a whole installation, one of each for the run."""
+"""A real Chromium and a whole installation, one of each for a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 Opened = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """With calls in it: usual, hostile, over two servers, in progress."""
     with site(tmp_path_factory.mktemp("site")) as running:
@@ -42,9 +42,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Chromium without a window; no test with an event loop of its own can run while it is open."""
     found = find_chromium()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(

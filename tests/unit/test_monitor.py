@@ -257,9 +257,17 @@ def test_this_machines_clock_does_not_matter() -> None:
 
 
 def test_the_terminals_page_has_80_columns_and_says_what_to_do() -> None:
-    gone = {"a": (1.0, reader()), "b": (42.0, reader(behind=42.5))}
+    off = {"clock_offset_us": us(-5.5), "slot_wal_status": "reserved"}
+    gone = {"a": (1.0, reader(**off)), "b": (42.0, reader(behind=42.5, clock_offset_us=300_000))}
+    gone["b"][1]["clock_error_us"] = 250_000
     late = {"a": 0.5, "b": 42.5}
-    told = picture(gone, {"w" * 60: (1.0, worker({0: late, 1: late}))}, visible=48.0)
+    big = Answer(Slot("reserved", True, 1023 * 1024**2, 1023 * 1024**2, None), NOW)
+    told = picture(
+        slots={"a": big, "b": big},
+        readers=gone,
+        workers={"w" * 60: (1.0, worker({0: late, 1: late}))},
+        visible=48.0,
+    )
     for server in (None, "b"):
         page = [line.plain for line in lines(told, server)]
         assert max(map(len, page)) <= 80, max(page, key=len)
