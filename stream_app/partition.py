@@ -37,6 +37,7 @@ from callstate.envelope import (
     REFERENCE_ASKED,
     REFERENCE_KNOWN,
     Gap,
+    Heartbeat,
     Malformed,
     Record,
     ReferenceAsked,
@@ -217,6 +218,7 @@ class PartitionWorker:
                     self.wanted = missing
                     return
                 asked = frozenset()
+                self._hold_what_comes_up(read)
             self._parked.popleft()
             self._feed(topic, records, token, fresh, read)
 
@@ -246,6 +248,20 @@ class PartitionWorker:
             ):
                 forgotten.add(record.call_id)
         return frozenset(forgotten)
+
+    def _hold_what_comes_up(self, read: Sequence[Record]) -> None:
+        """Calls that a batch would both let go and speak of stay: inside it nobody is asked."""
+        reached_us = max((_reached_us(each) for each in read if type(each) is Heartbeat), default=0)
+        if not reached_us:
+            return
+        for record in read:
+            if not isinstance(record, CallEvent | ReferenceAsked | ReferenceKnown):
+                continue
+            due_us = self.calls.deadline(record.call_id)
+            if due_us is not None and due_us <= reached_us:
+                state = self.calls.get(record.call_id)
+                if state is not None and state.closed and not state.dirty:
+                    self._take_back(record.call_id, state)
 
     def _not_told_just_now(self, forgotten: frozenset[str]) -> frozenset[str]:
         """Who of them the database must know; the others' records are still on their way to it.
@@ -454,6 +470,11 @@ class PartitionWorker:
             },
             option=orjson.OPT_NON_STR_KEYS,
         )
+
+
+def _reached_us(beat: Heartbeat) -> int:
+    """How far a heartbeat can move the watermark at most."""
+    return beat.progress_us - (0 if beat.clock is None else beat.clock.offset_us)
 
 
 def read_record(record: KafkaRecord) -> Record:

@@ -147,6 +147,32 @@ def test_a_call_told_and_forgotten_in_one_backlog_needs_no_database() -> None:
     assert [call.provenance.revision for call in commit.calls] == [3]
 
 
+def test_a_call_that_a_batch_lets_go_and_speaks_of_is_held() -> None:
+    """Its time is over at a heartbeat, and its late event comes behind that in the same batch."""
+    rules = dataclasses.replace(SETTINGS.resolution, late_horizon_seconds=100)
+    log = Log()
+    log.call("one", 0)
+    log.beat(60)
+    log.beat(150)
+    cut = len(log.records)
+    log.beat(161)
+    again = call_rows("one", 0)[2] | {"id": 4_711}
+    log.add("event", event_message("a", "0/1", None, None, again), "one")
+    log.beat(170)
+    log.beat(180)
+    settings = dataclasses.replace(SETTINGS, resolution=rules)
+    part = PartitionWorker(settings, 0, 7, {}, recalling=True)
+    part.feed(EVENTS, log.records[:cut], "told")
+    commit = part.cut()
+    assert commit is not None
+    assert [call.provenance.revision for call in commit.calls] == [3]
+    part.feed(EVENTS, log.records[cut:], "late")
+    assert not part.wanted
+    commit = part.cut()
+    assert commit is not None
+    assert [(call.call_id, call.provenance.revision) for call in commit.calls] == [("one", 4)]
+
+
 def test_new_calls_are_not_looked_up() -> None:
     log = Log()
     log.beat(0)
