@@ -137,7 +137,8 @@ def _beside(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
                 began = time.time()
                 time.sleep(given.seconds)
         wait_until(lambda: calls.ended.keys() <= seen.at.keys(), "every CDR is there")
-    alone, beside = [], []
+    alone: list[float] = []
+    beside: list[float] = []
     for call, at in calls.ended.items():
         if at > calls.begun + _WARM_SECONDS:
             (beside if at > began else alone).append(seen.at[call] - at)
