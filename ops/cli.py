@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from ops.install import cli as install_commands
 from ops.invocation import ConfigOption, DebugOption, Invocation, SetOption, command
 from ops.replay import cli as replay_commands
 
@@ -561,6 +562,7 @@ def simulate(
 
 
 replay_commands.add_to(app)
+install_commands.add_to(app)
 
 
 def main() -> None:

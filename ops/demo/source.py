@@ -45,7 +45,7 @@ _COLUMNS: Final = (
     "branch_id",
     "via_count",
 )
-_INSERT: Final = (
+INSERT_ROW: Final = (
     f"INSERT INTO call_state_events ({', '.join(_COLUMNS)}) "  # noqa: S608  names of our own
     f"VALUES ({', '.join(f'%({name})s' for name in _COLUMNS)})"
 )
@@ -129,7 +129,7 @@ class TrafficSource:
     ) -> None:
         if not self._sleep_until(write.message_us):
             return
-        connection.execute(_INSERT, write.row)
+        connection.execute(INSERT_ROW, write.row)
         if not self._sleep_until(write.commit_us):
             return
         connection.commit()
