@@ -1,0 +1,1 @@
+"""What an installation needs around the programs: health checks, service units, the way back."""

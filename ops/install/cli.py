@@ -1,0 +1,68 @@
+"""The commands `health` and `traffic`: their options and what these mean.
+
+Owns names, options and help. Refuses to do the work.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ops.invocation import Invocation, command
+
+
+class ServiceChoice(StrEnum):
+    """The services that can be asked."""
+
+    READER = "reader"
+    WORKER = "worker"
+    DASHBOARD = "dashboard"
+
+
+@command
+def health(
+    invocation: Invocation,
+    service: Annotated[
+        ServiceChoice, typer.Argument(metavar="SERVICE", help="reader, worker or dashboard.")
+    ],
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Whether it does its work, and not only lives.")
+    ] = False,
+) -> None:
+    """Ask a service of this machine whether it is well: exit code 0, else 1; for health checks."""
+    from ops.install.health import check  # noqa: PLC0415
+
+    typer.echo(check(invocation.config, service.value, ready=ready))
+
+
+@command
+def traffic(
+    invocation: Invocation,
+    dsn: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dsn", metavar="NAME=DSN", help="Who may write there; default: the configured one."
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0.01, max=200, help="Calls started a second.")
+    ] = 2.0,
+    mix: Annotated[
+        str, typer.Option("--mix", help="usual, even, crossing, plain, or SCENARIO=SHARE,...")
+    ] = "usual",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="End after this; default: at SIGTERM.")
+    ] = None,
+) -> None:
+    """Write made-up calls into the configured servers as proxies would, to try things out."""
+    from ops.demo.traffic import run  # noqa: PLC0415
+
+    run(invocation, dsn or (), rate=rate, mix=mix, seconds=seconds)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes the commands known to `cdrstream`."""
+    app.command("health")(health)
+    app.command("traffic")(traffic)
