@@ -6,8 +6,13 @@ import asyncio
 import csv
 import io
 import json
+import re
 import signal
+import ssl
+import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.export import ALL_COLUMNS, COLUMNS
-from tests.cli_kit import cdrstream, service, until
+from tests.cli_kit import cdrstream, environment, service, until
 from tests.site_kit import Site, whole_call
 
 STATUS_SECONDS = 2.0  # how old a status may be
@@ -226,3 +231,109 @@ def test_the_dashboard_ends_in_order(calm: Site, tmp_path: Path) -> None:
         until(lambda: '"dashboard_served"' in log.read_text(), 30)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def test_two_workers_hold_what_they_have_and_no_more(calm: Site) -> None:
+    """What the other one writes to the changelog is none of ours to hold."""
+    log = calm.folder / "worker-2.log"
+    with service("worker", config=calm.config, log=log) as second:
+        calm.processes["worker-2"] = second
+        names = ("worker", "worker-2")
+
+        def parted() -> bool:
+            return all(
+                metrics(calm, name)["cdrstream_stream_assigned_partitions",] == 1 for name in names
+            )
+
+        until(parted, 40)
+        for number in range(100):
+            calm.put(whole_call(f"parted-{number}@example.com"))
+        told = f"{calm.url}/calls?q=parted-99@example.com"
+        until(lambda: "completed" in urllib.request.urlopen(told, timeout=10).read().decode(), 30)
+        # A moment's worth of heartbeats, and not a hundred calls' changelog.
+        until(
+            lambda: all(
+                metrics(calm, name)["cdrstream_stream_held_records",] < 30 for name in names
+            ),
+            10,
+        )
+    del calm.processes["worker-2"]
+    until(lambda: metrics(calm, "worker")["cdrstream_stream_assigned_partitions",] == 2, 40)
+
+
+def test_status_again_and_again(calm: Site) -> None:
+    with subprocess.Popen(
+        (sys.executable, "-m", "ops.cli", "status", "--watch", "--json", "--config", calm.config),
+        stdout=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 130
+    assert 1.0 < second["at"] - first["at"] < 6.0
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        (
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(made)),
+        ),
+        check=True,
+        capture_output=True,
+    )
+    return made, key
+
+
+def test_with_tls_and_a_password_others_may_look(
+    calm: Site, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made, key = certificate
+    hashed = subprocess.run(
+        (sys.executable, "-m", "ops.cli", "dashboard", "--hash-password"),
+        input="correct horse\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    ).stdout.strip()
+    log = tmp_path / "open.log"
+    settings = {"tls_certificate": made, "tls_key": key, "password_hash": hashed}
+    options = [f"--set=dashboard.{name}={value}" for name, value in settings.items()]
+    options += ["--set=dashboard.metrics_listen="]
+    with service(
+        "dashboard", "--listen", "0.0.0.0:0", *options, config=calm.config, log=log
+    ) as process:
+        until(lambda: '"dashboard_served"' in log.read_text(), 30)
+        port = re.search(r"https://0\.0\.0\.0:(\d+)/", log.read_text())
+        assert port
+        url = f"https://localhost:{port[1]}/"
+        trusted = ssl.create_default_context(cafile=made)
+        until(lambda: _code(url + "healthz", trusted) == 200, 10)
+        assert _code(url, trusted) == 401
+        assert _code(url + "status.json", trusted) == 401
+        jar = urllib.request.HTTPCookieProcessor()
+        web = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trusted), jar)
+        with web.open(url + "login", data=b"password=correct+horse", timeout=10) as answer:
+            assert "Watermarks" in answer.read().decode()
+        (cookie,) = jar.cookiejar
+        assert cookie.secure
+        assert process.poll() is None
+    assert "correct horse" not in log.read_text()
+    assert hashed not in log.read_text()
+
+
+def _code(url: str, trusted: ssl.SSLContext) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10, context=trusted) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except urllib.error.URLError:
+        return 0
