@@ -81,8 +81,9 @@ class Traffic:
         self.names.append(name)
         for row in rows:
             server = choice.choice(tuple(OFFSETS_US))
-            # Most are read at once, some after a minute, some when the call is long forgotten.
-            late = choice.choices((0.0, 45.0, 1_500.0), (90, 7, 3))[0]
+            # Most are read at once, some after a minute, some when the call is long forgotten;
+            # but a call of which only the end was known is a dead letter then, and stays one.
+            late = choice.choices((0.0, 45.0, 1_500.0), (90, 7, 3 * (row is not request)))[0]
             shown = iso(_seconds(row) + OFFSETS_US[server] / 1e6)
             self.waiting.append((_seconds(row) + late, server, row | {"event_time": shown}))
 
