@@ -105,9 +105,10 @@ class ServersSource:
         Raises:
             OpsError: A server is away.
         """
-        del positions
         connections: list[psycopg.Connection[Any]] = []
         end = self._plan.parts[0].end
+        if 0 in positions and positions[0].next_offset >= end:
+            return
         try:
             self._clocks = self._measured()
             streams = []

@@ -235,6 +235,8 @@ def _take_up(job: Job, parts: Mapping[int, PartitionReplay]) -> dict[int, int]:
         kept = registry.parts(connection, job.replay_id)
         for number, part in parts.items():
             held = kept.get(number)
+            if held is not None and not held.done and job.plan.source == "servers":
+                held = None  # tables have no offsets to go on from
             rows = 0 if held is None else held.rows_written
             connection.execute(
                 sql.SQL("DELETE FROM {cdrs} WHERE partition = %s AND seq >= %s").format(**names),

@@ -100,3 +100,46 @@ def test_a_difference_is_found_applied_and_taken_back(bed: Bed) -> None:
             assert applying.undo(connection, done) == applying.Applied(3, 0)
             assert bed.query("SELECT * FROM cdrs ORDER BY call_id") == broken
     assert worker.stop() == 0
+
+
+def test_calls_of_different_processes_ask_each_other(bed: Bed) -> None:
+    """No worker has ever run: nobody has answered before. Some named calls come hours later."""
+    for n in range(200):
+        rows = call_rows(f"leg-{n:03}@h", n, seconds=5)
+        named = f"named-{n:03}@h" if n % 2 else f"nobody-{n:03}@h"
+        rows[0]["reference"] = f"{named};rel=chain"
+        bed.put_rows(rows)
+    bed.beat(400)
+    bed.beat(3_000)
+    bed.beat(9_000)
+    for n in range(1, 200, 2):
+        bed.put_rows(call_rows(f"named-{n:03}@h", 9_000 + n if n % 4 == 1 else n, seconds=5))
+    bed.beat(10_000)
+    bed.flush()
+    one, two, three = (replayed(bed, 0, 9_900, workers=n).result for n in (1, 2, 3))
+    assert one["summary"]["kinds"]["added"] == 100 + 100, "legs of nobody, and the named ones"
+    assert one["digests"] == two["digests"] == three["digests"]
+    for workers in (1, 4):
+        alone = verified(bed, 0, 9_900, workers=workers)
+        assert str(alone.replay) == one["digests"]["replay"]
+        assert (alone.compared.only_here, alone.compared.only_there) == (200, 0)
+
+
+def test_names_that_need_escapes_are_compared_as_they_are(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    names = ["tab\tname@h", "back\\slash@h", "new\nline@h", "b\\\\two@h", "ünïcode\u202e@h", "\\N"]
+    for name in names:
+        rows = call_rows(name, 5)
+        rows[0]["from_url"] = '"\\ \t \x0b" <sip:a@example.com>;tag=f'
+        bed.put_rows(rows)
+    bed.beat(100)
+    bed.flush()
+    until(lambda: len(bed.cdr_ids()) == len(names), "all CDRs")
+    alone = verified(bed, 0, 60)
+    assert alone.compared.same == len(names)
+    assert alone.compared.equal
+    done = replayed(bed, 0, 60).result
+    assert done["summary"]["unchanged"] == len(names)
+    assert done["digests"]["service"] == done["digests"]["replay"] == str(alone.service)
+    assert worker.stop() == 0
