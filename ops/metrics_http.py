@@ -69,7 +69,7 @@ class MetricsServer:
 
 def process_registry() -> CollectorRegistry:
     """A registry with what every process tells: its version, memory and processor time."""
-    disable_created_metrics()  # a second series for each counter, and nobody asks for it
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, and nobody asks for it
     registry = CollectorRegistry(auto_describe=False)
     Info("cdrstream_build", "the program's version", registry=registry).info(
         {"version": version("cdrstream")}

@@ -1,7 +1,7 @@
 """The two services: which settings they are started with, and how signals end them.
 
 Owns the process around `cdc` and `stream_app`: configuration checked before anything starts, logs,
-SIGTERM. Refuses to know what they do.
+SIGTERM, what the service manager is told. Refuses to know what they do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import typer
 from ops.config import reader_settings, worker_settings
 from ops.errors import EXIT_FAILED, EXIT_USAGE, ConfigError
 from ops.invocation import Invocation
+from ops.notify import Vitals, supervised
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -83,7 +84,10 @@ async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool
         loop.add_signal_handler(number, end, number)
     beating = asyncio.ensure_future(pulse.beat_for_ever())
     try:
-        with _metrics(metrics_listen, collector, pulse.alive, lambda: collector.ready):
+        with (
+            supervised(Vitals(pulse.alive, lambda: collector.ready, stop.is_set)),
+            _metrics(metrics_listen, collector, pulse.alive, lambda: collector.ready),
+        ):
             await run_readers(settings, stop, collector.add)
     finally:
         beating.cancel()
@@ -136,21 +140,27 @@ def run_worker(invocation: Invocation) -> None:
     logger.info("worker_starts", extra={"worker": settings.worker_id})
     from stream_app.worker import run_worker as run  # noqa: PLC0415  Faust takes a second to load
 
+    running: list[Worker] = []  # none while the broker is waited for
+
+    def alive() -> bool:
+        return all(worker.looked_seconds_ago < ALIVE_SECONDS for worker in running)
+
+    def ready() -> bool:
+        return any(worker.ready for worker in running)
+
+    def stopping() -> bool:
+        return any(worker.stopping for worker in running)
+
     with ExitStack() as stack:
+        stack.enter_context(supervised(Vitals(alive, ready, stopping)))
 
         def measure(worker: Worker) -> None:
+            running.append(worker)
             from stream_app.metrics import WorkerCollector  # noqa: PLC0415
 
             floor = config.resolution.allowed_lateness_seconds + config.reader.heartbeat_seconds
             collector = WorkerCollector(lambda: worker.told, config.server_names, floor)
-            stack.enter_context(
-                _metrics(
-                    config.worker.metrics_listen,
-                    collector,
-                    lambda: worker.looked_seconds_ago < ALIVE_SECONDS,
-                    lambda: worker.ready,
-                )
-            )
+            stack.enter_context(_metrics(config.worker.metrics_listen, collector, alive, ready))
 
         code = run(settings, measure)
     if code:  # it has said why in its log; of its own codes only "settings" is one of ours

@@ -178,6 +178,7 @@ class Worker:
         self._watch = LoopWatch(settings.stall_seconds)
         self._movement = Movement(settings.stall_seconds)
         self.told: dict[str, Any] = self.status()  # the newest, for other threads
+        self.stopping = False
 
     def _on_fenced(self, number: int, epoch: int) -> None:
         self.assignment.on_fenced(number, epoch)  # made after `commits`, which calls it
@@ -338,6 +339,7 @@ class Worker:
     async def _stop(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
         """Finishes what is held if that can be done in time, and leaves the group."""
         settings = self.settings
+        self.stopping = True
         try:
             async with asyncio.timeout(settings.shutdown_seconds):
                 if orderly:

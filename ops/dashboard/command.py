@@ -28,6 +28,8 @@ from ops.errors import ConfigError
 from ops.invocation import Invocation
 from ops.metrics_http import MetricsServer
 from ops.monitor import Sampler
+from ops.notify import Vitals, supervised
+from ops.services import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +72,11 @@ def run(invocation: Invocation, listen: str | None) -> None:
         boards = Boards(config)
         boards.start()
         stack.callback(boards.stop)
-        site = Site(config, host, sampler, boards)
+        site, pulse = Site(config, host, sampler, boards), Pulse()
         if section.metrics_listen:
             collector = DashboardCollector(sampler, lambda: site.live.clients)
-            metrics = MetricsServer(section.metrics_listen, collector, lambda: True, lambda: True)
+            listen = section.metrics_listen
+            metrics = MetricsServer(listen, collector, pulse.alive, lambda: True)
             stack.callback(metrics.close)
         scheme = "https" if section.tls_certificate else "http"
         shown = f"[{host}]" if ":" in host else host
@@ -97,7 +100,9 @@ def run(invocation: Invocation, listen: str | None) -> None:
                 ws="none",
             )
         )
-        interrupted = asyncio.run(_serve(server, site, sock))
+        vitals = Vitals(pulse.alive, lambda: server.started, lambda: server.should_exit)
+        stack.enter_context(supervised(vitals))
+        interrupted = asyncio.run(_serve(server, site, sock, pulse))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 
@@ -111,7 +116,7 @@ def _share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-async def _serve(server: uvicorn.Server, site: Site, sock: socket.socket) -> bool:
+async def _serve(server: uvicorn.Server, site: Site, sock: socket.socket, pulse: Pulse) -> bool:
     interrupted = False
 
     def end(number: signal.Signals) -> None:
@@ -125,7 +130,11 @@ async def _serve(server: uvicorn.Server, site: Site, sock: socket.socket) -> boo
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # ours end in order
-    await server.serve(sockets=[sock])
+    beating = asyncio.ensure_future(pulse.beat_for_ever())
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        beating.cancel()
     return interrupted
 
 

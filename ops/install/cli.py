@@ -1,4 +1,4 @@
-"""The commands `health` and `traffic`: their options and what these mean.
+"""The commands `health`, `install-units` and `traffic`: their options and what these mean.
 
 Owns names, options and help. Refuses to do the work.
 """
@@ -6,6 +6,7 @@ Owns names, options and help. Refuses to do the work.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,7 +63,32 @@ def traffic(
     run(invocation, dsn or (), rate=rate, mix=mix, seconds=seconds)
 
 
+@command
+def install_units(
+    invocation: Invocation,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Write the files there: /etc/systemd/system."),
+    ] = None,
+    print_units: Annotated[
+        bool, typer.Option("--print", help="Print them; the default without --to.")
+    ] = False,
+    user: Annotated[
+        str, typer.Option("--user", metavar="NAME", help="The account that they run as.")
+    ] = "cdrstream",
+    program: Annotated[
+        str | None,
+        typer.Option("--program", metavar="PATH", help="Default: the cdrstream that runs now."),
+    ] = None,
+) -> None:
+    """Write systemd units for readers, workers and dashboard: sandboxed, watched, restarted."""
+    from ops.install.units import run  # noqa: PLC0415
+
+    run(invocation, to, also_print=print_units, user=user, program=program)
+
+
 def add_to(app: typer.Typer) -> None:
     """Makes the commands known to `cdrstream`."""
     app.command("health")(health)
+    app.command("install-units")(install_units)
     app.command("traffic")(traffic)
