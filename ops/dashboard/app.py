@@ -30,6 +30,7 @@ from ops.dashboard.calls import Busy, Calls, Search, search_of
 from ops.dashboard.ladder import ladder
 from ops.dashboard.live import Live
 from ops.dashboard.pages import FOLDER, LIVE, Pages
+from ops.dashboard.revisions import Revision, revisions
 from ops.dashboard.runbook import runbook
 from ops.errors import ConfigError, OpsError
 from ops.explain import why
@@ -140,6 +141,7 @@ class Site:
             return self._problem(503, "The database does not answer.", _words(error))
         if found is not None:
             provenance, cdr, hidden = found
+            history = await self._revisions(call_id, provenance)
             return HTMLResponse(
                 self._pages.page(
                     "call",
@@ -147,6 +149,7 @@ class Site:
                     cdr=cdr,
                     why=why(provenance, cdr, hidden),
                     provenance=provenance,
+                    revisions=history,
                     opened=None,
                     ladder=ladder(provenance, by_clock=by_clock),
                 )
@@ -165,6 +168,16 @@ class Site:
 
         return await self._calls.ask(read)
 
+    async def _revisions(self, call_id: str, provenance: dict[str, Any]) -> list[Revision]:
+        """Of a call that was told more than once; of the others there is nothing to tell."""
+        if not provenance.get("changed") and not provenance.get("late_events"):
+            return []
+        try:
+            return await asyncio.to_thread(revisions, self._config, call_id)
+        except KafkaException as error:
+            log.warning("revisions_not_read", extra={"error": _words(error)})
+            return []
+
     async def _still_open(self, call_id: str, *, by_clock: bool) -> Response:
         picture = self._sampler.picture()
         trouble = ""
@@ -180,6 +193,7 @@ class Site:
             cdr=None if opened is None else opened.cdr,
             why=(),
             provenance=provenance,
+            revisions=[],
             opened=opened,
             trouble=trouble,
             ladder=None if provenance is None else ladder(provenance, by_clock=by_clock),

@@ -14,6 +14,7 @@ import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
 from ops.config import Config
+from ops.dashboard.replays import ask_replays
 from ops.monitor.asking import Asker
 from ops.monitor.sources import LIMIT_SECONDS, Reconnecting, sink_dsn
 from ops.visible import visible
@@ -60,14 +61,6 @@ WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s)
     AND (suspect OR missing <> '{}' OR late_events > 0)
 ORDER BY start_time DESC LIMIT 50
 """
-_REPLAYS: Final = """
-SELECT r.id, r.state, r.from_time, r.to_time, r.plan, r.settings, r.result, r.version,
-    r.created_at, r.finished_at, r.applied_at, r.undone_at,
-    count(p.partition) AS parts, count(p.partition) FILTER (WHERE p.done) AS parts_done,
-    coalesce(sum(p.rows_written), 0)::int8 AS rows_written, max(p.updated_at) AS updated_at
-FROM cdr_replays AS r LEFT JOIN cdr_replay_parts AS p ON p.replay_id = r.id
-GROUP BY r.id ORDER BY r.id DESC LIMIT 20
-"""
 _HOUR: Final = 3_600.0
 
 
@@ -94,7 +87,7 @@ class Boards:
         )
         self.letters: Asker[list[Letter]] = Asker("letters", _ask_letters(config), LETTERS_SECONDS)
         self.replays: Asker[list[dict[str, Any]]] = Asker(
-            "replays", _ask_replays(config), REPLAYS_SECONDS
+            "replays", ask_replays(config), REPLAYS_SECONDS
         )
 
     def start(self) -> None:
@@ -143,20 +136,6 @@ def _ask_quality(config: Config) -> Callable[[], dict[str, Any]]:
                 dict(zip((*columns, "revision", "changed"), row, strict=True)) for row in rows
             ],
         }
-
-    return lambda: connected(read)
-
-
-def _ask_replays(config: Config) -> Callable[[], list[dict[str, Any]]]:
-    connected = Reconnecting(sink_dsn(config), "cdrstream dashboard")
-
-    def read(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-        there = connection.execute("SELECT to_regclass('cdr_replays') IS NOT NULL").fetchone()
-        if not (there and there[0]):
-            return []
-        cursor = connection.execute(_REPLAYS)
-        names = [column.name for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
 
     return lambda: connected(read)
 

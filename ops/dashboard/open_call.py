@@ -6,28 +6,20 @@ time. What the events would give if nothing more came is resolved by the same pr
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
-
-from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, TopicPartition
+from typing import Any
 
 from callstate.config import ResolutionConfig
 from callstate.effects import DeadLetter, EmitCdr, HideCall
 from callstate.events import CallEvent
 from callstate.processor import DictStore, PartitionProcessor
 from ops.config import Config, resolution_config
+from ops.dashboard.scan import Found, scan
 from ops.monitor.facts import Json
 from ops.monitor.words import clock, duration
 from stream_app.partition import read_record
-
-RECORDS_MAX: Final = 100_000
-LOOK_SECONDS: Final = 3.0
-_BATCH: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,71 +42,28 @@ class OpenCall:
     waits: tuple[str, ...]
 
 
-class _Raw:
-    """A record of the client, in the form that the stream app reads."""
-
-    __slots__ = ("headers", "key", "offset", "value")
-
-    def __init__(self, message: Any) -> None:
-        self.offset: int = message.offset()
-        self.key: bytes | None = message.key()
-        self.value: bytes | None = message.value()
-        self.headers: Sequence[tuple[str, bytes]] = message.headers() or ()
-
-
-def partition_of(call_id: str, partitions: int) -> int:
-    """Where every client of the topic puts that key."""
-    return int((murmur2(call_id.encode()) & 0x7FFFFFFF) % partitions)  # type: ignore[no-untyped-call]
-
-
 def look(config: Config, call_id: str, picture: Json) -> OpenCall:
     """Looks for the call in the newest records of its partition. Blocks for a few seconds at most.
 
     Raises:
         KafkaException: The broker does not answer.
     """
-    number = partition_of(call_id, config.kafka.partitions)
-    found, looked, whole = _events(config, call_id, number)
+    number, records, looked, whole = scan(config.kafka, config.kafka.events_topic, call_id)
+    found = _events(records)
     rules = resolution_config(config)
     provenance, cdr, letter = _resolved(found, rules)
     waits = _waits(found, provenance, cdr, letter, rules, picture, number)
     return OpenCall(number, looked, whole, len(found), provenance, cdr, waits)
 
 
-def _events(config: Config, call_id: str, number: int) -> tuple[list[CallEvent], int, bool]:
-    """The call's events; how many records were looked through, and whether that was all."""
-    quiet = logging.getLogger("cdrstream.librdkafka")
-    consumer = Consumer(
-        {
-            **config.kafka.client_properties(),
-            "group.id": "cdrstream-dashboard",  # asked for, and never joined
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": 16_384,
-        },
-        logger=quiet,
-    )
-    deadline = time.monotonic() + LOOK_SECONDS
-    key = call_id.encode()
-    try:
-        place = TopicPartition(config.kafka.events_topic, number)
-        low, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS)
-        begin = max(low, high - RECORDS_MAX)
-        consumer.assign([TopicPartition(config.kafka.events_topic, number, begin)])
-        found: dict[tuple[str, int | None, int], CallEvent] = {}
-        looked, at = 0, begin
-        while at < high and time.monotonic() < deadline:
-            for message in consumer.consume(_BATCH, timeout=0.5):
-                if message.error() is not None:
-                    continue
-                looked, at = looked + 1, (message.offset() or 0) + 1
-                if message.key() == key:
-                    event = read_record(_Raw(message))
-                    if isinstance(event, CallEvent):
-                        found[event.server, event.id, event.event_seq] = event
-        return list(found.values()), looked, begin == low and at >= high
-    finally:
-        consumer.close()
+def _events(found: Iterable[Found]) -> list[CallEvent]:
+    """The call's distinct events."""
+    events: dict[tuple[str, int | None, int], CallEvent] = {}
+    for record in found:
+        event = read_record(record)
+        if isinstance(event, CallEvent):
+            events[event.server, event.id, event.event_seq] = event
+    return list(events.values())
 
 
 def _resolved(

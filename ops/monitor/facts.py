@@ -7,7 +7,7 @@ None is "not known", never 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 Json = Mapping[str, Any]
@@ -103,3 +103,21 @@ class Facts:
     sink: Answer[SinkFacts]
     slots: Mapping[str, Answer[Slot]]
     clock_ahead: float | None = None  # this machine's clock minus the reference's, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says that judging depends on."""
+
+    servers: tuple[str, ...]
+    partitions: int
+    lateness_seconds: float
+    heartbeat_seconds: float
+    idle_after_seconds: float | None
+    skew_warning_seconds: float
+    slots: Mapping[str, str] = field(default_factory=dict)  # server to its slot's name
+
+    @property
+    def floor_seconds(self) -> float:
+        """What the watermark always stays behind."""
+        return self.lateness_seconds + self.heartbeat_seconds

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ops.monitor.facts import Json
-from ops.monitor.picture import AWAY, GONE, LATE_SECONDS, NEVER, STALE_SECONDS, reason_of
+from ops.monitor.picture import GONE, LATE_SECONDS, STALE_SECONDS
+from ops.monitor.reasons import AWAY, NEVER, reason_of
 from ops.monitor.words import clock, count, duration, offset, size
 
 OK, WARN, BAD = "ok", "warn", "bad"

@@ -12,10 +12,10 @@ from typing import Any, Final, Self
 
 from ops.config import Config
 from ops.monitor.asking import Asker
-from ops.monitor.facts import Ends, Facts, SinkFacts, Slot
+from ops.monitor.facts import Ends, Facts, Rules, SinkFacts, Slot
 from ops.monitor.headline import judge
 from ops.monitor.history import History
-from ops.monitor.picture import Rules, draw
+from ops.monitor.picture import draw
 from ops.monitor.sources import ask_broker, ask_sink, ask_slot, slot_name
 from ops.monitor.statuses import StatusTail
 

@@ -6,11 +6,13 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.site_kit import HOSTILE, Site, whole_call
+from tests.cli_kit import cdrstream
+from tests.site_kit import HOSTILE, Site, row, whole_call
 
 from .conftest import Opened
 
@@ -252,6 +254,43 @@ def test_empty_pages_say_what_is_so(opened: Opened) -> None:
     expect(page.locator("main")).to_contain_text("None: everything that the servers wrote")
     page = opened("/calls?q=nobody-at-all")
     expect(page.locator(".empty")).to_contain_text("No CDR fits")
+
+
+def test_revisions_are_told_over_time(opened: Opened, installation: Site) -> None:
+    page = opened("/gaps")
+    call = "revised@example.com"
+    installation.put(whole_call(call, ago=3))
+    recorded(installation, page, call)
+    # a first request that comes late makes the call begin earlier
+    installation.put([row(call, "R", 9, cseq=0)])
+    deadline = time.monotonic() + 30
+    while not page.get_by_role("heading", name="Revisions over time").count():
+        assert time.monotonic() < deadline, page.inner_text("main")
+        page.wait_for_timeout(300)
+        page.reload()
+    revisions = page.locator("[aria-labelledby=revisions-h] tbody tr")
+    expect(revisions).to_have_count(2)
+    expect(revisions.nth(0)).to_contain_text("the first")
+    expect(revisions.nth(1)).to_contain_text("start_time")
+
+
+def test_a_replay_is_shown_with_what_it_found(opened: Opened, installation: Site) -> None:
+    page = opened()
+    call = "replayed@example.com"
+    installation.put(whole_call(call, ago=3, talked=2))
+    recorded(installation, page, call)
+    installation.change_cdr(call, "end_time = end_time + interval '30 s'")
+    now = datetime.now(UTC)
+    span = ("--from", f"{now - timedelta(minutes=30):%Y-%m-%dT%H:%M:%S}", "--to", f"{now:%FT%T}")
+    done = cdrstream("replay", *span, config=installation.config)
+    assert done.returncode == 0, done.stderr
+    page = opened("/replays")
+    expect(page.locator("h2").first).to_have_text("Replay 1 done", timeout=15_000)
+    expect(page.locator(".facts").first).to_contain_text("100.0 %")
+    changed = page.locator("table.rows tbody tr").first
+    expect(changed).to_contain_text(call)
+    expect(changed).to_contain_text("end_time")
+    expect(changed).to_contain_text("32 s → 2 s")
 
 
 def test_wrong_searches_are_answered(opened: Opened) -> None:

@@ -27,8 +27,9 @@ from ops.dashboard.access import (
 )
 from ops.dashboard.calls import search_of
 from ops.dashboard.ladder import ROWS_MAX, ladder
-from ops.dashboard.open_call import partition_of
+from ops.dashboard.replays import progress, summary
 from ops.dashboard.runbook import rendered
+from ops.dashboard.scan import partition_of
 from ops.dashboard.text import hider, moment, short, shown, with_times
 from ops.errors import ConfigError
 
@@ -195,6 +196,18 @@ def test_a_call_is_looked_for_where_every_client_puts_it() -> None:
     # by Kafka's own tests: murmur2 of "foobar" is -790332482, of "21" -973932308
     assert partition_of("foobar", 100) == 66
     assert partition_of("21", 100) == 40
+
+
+def test_how_far_a_replay_is() -> None:
+    parts = [{"partition": 0, "start": 0, "end": 100}, {"partition": 1, "start": 50, "end": 150}]
+    plan = {"parts": parts}
+    assert progress(plan, {"0": 100, "1": 50}, "running") == 0.5
+    assert progress(plan, {}, "running") == 0.0
+    assert progress(plan, {"0": 900, "1": 900}, "running") == 1.0
+    assert progress({}, {}, "running") is None
+    assert progress({}, {}, "done") == 1.0
+    assert summary({"summary": {"unchanged": 1}}) is None
+    assert summary({}) is None
 
 
 def test_the_runbooks_markdown_is_escaped() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ops.monitor.facts import Answer, Ends, Facts, Gap, Progress, SinkFacts, Slot, Told
+from ops.monitor.facts import Answer, Ends, Facts, Gap, Progress, Rules, SinkFacts, Slot, Told
 from ops.monitor.headline import judge
 from ops.monitor.history import History
-from ops.monitor.picture import Rules, draw
+from ops.monitor.picture import draw
 from ops.monitor.words import duration, offset, size
 from ops.status_command import lines
 

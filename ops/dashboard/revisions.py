@@ -1,0 +1,52 @@
+"""A CDR's revisions over time, as they were told on the topic `cdrs`.
+
+Owns which of its records count: the database has the newest revision only. What is older than the
+records that are looked through, or than the topic's retention, is not there, and that is said.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from ops.config import Config
+from ops.dashboard.scan import scan
+
+
+class Revision(NamedTuple):
+    """One telling: when it was written, by which rule, and what it changed."""
+
+    number: int
+    at: float
+    rule: str
+    hidden: str
+    changed: dict[str, list[Any]]
+
+
+def revisions(config: Config, call_id: str) -> list[Revision]:
+    """Oldest first, each revision once.
+
+    Raises:
+        KafkaException: The broker does not answer.
+    """
+    if not config.worker.cdr_stream:
+        return []
+    told: dict[int, Revision] = {}
+    for record in scan(config.kafka, config.kafka.topic("cdrs"), call_id).found:
+        try:
+            message = orjson.loads(record.value or b"")
+            number = int(message["revision"])
+            told.setdefault(
+                number,
+                Revision(
+                    number,
+                    record.at,
+                    str(message.get("rule") or ""),
+                    str(message.get("hidden") or ""),
+                    dict(message.get("changed") or {}),
+                ),
+            )
+        except (ValueError, KeyError, TypeError):
+            continue  # of another version: what it says is not for us
+    return [told[number] for number in sorted(told)]
