@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from psycopg import sql
@@ -64,6 +64,11 @@ class Job:
     checkpoint_seconds: float = 20.0
     servers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[dict[str, Any], dict[str, Any]]]:
+        """For other processes: a compiled frozen value cannot be put together by `pickle`."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _job_of, (own, asdict(own.pop("resolution")))
+
     def source(
         self,
         parts: Sequence[PartPlan],
@@ -95,6 +100,10 @@ class Job:
         """The rules' settings as the first pass uses them: calls that are over are soon let go."""
         horizon = min(self.resolution.late_horizon_seconds, LATE_HORIZON_SECONDS)
         return replace(self.resolution, late_horizon_seconds=horizon)
+
+
+def _job_of(own: dict[str, Any], resolution: dict[str, Any]) -> Job:
+    return Job(**own, resolution=ResolutionConfig(**resolution))
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from callstate.call import CallState
 from callstate.cdr import Cdr
+from callstate.config import ResolutionConfig, TimeCorrection
 from ops.errors import OpsError, UsageError
 from ops.replay import applying, words
 from ops.replay.diff import Facts, Kind, Summary, billed_seconds, classify
@@ -27,6 +29,7 @@ from ops.replay.partition import partition_of
 from ops.replay.plan import PartPlan, Plan, Span, span_of
 from ops.replay.reading import Reached
 from ops.replay.registry import Replay, State
+from ops.replay.share import Job
 from ops.replay.store import HashSet, ReplayStore
 from ops.replay.watching import Watching
 from ops.replay.workers import shares
@@ -193,6 +196,12 @@ def test_shares_are_about_equal() -> None:
     assert sorted(n for share in two for n in share) == [0, 1, 2, 3, 4, 5]
     assert sorted(sum(parts[n].end for n in share) for share in two) == [100, 110]
     assert len(shares(parts[:2], 8)) == 2
+
+
+def test_a_job_is_handed_to_other_processes() -> None:
+    rules = ResolutionConfig(servers=("a",), time_correction=TimeCorrection.OFF)
+    job = Job(plan(PartPlan(0, 0, 9)), rules, {"bootstrap.servers": "x"}, "t", "r", 7, "dbname=x")
+    assert pickle.loads(pickle.dumps(job)) == job
 
 
 def test_calls_are_spread_over_all_partitions() -> None:
