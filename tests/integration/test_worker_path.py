@@ -22,9 +22,9 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
+def bed(tmp_path: Path, stream_stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bed]:
     with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
+        bed = Bed(dsn, tmp_path, **getattr(request, "param", {}))
         try:
             yield bed
         finally:
@@ -111,7 +111,14 @@ def test_restart_resumes_at_the_committed_offset(bed: Bed) -> None:
     assert counters == [(180,)]
 
 
-def test_open_calls_survive_a_restart(bed: Bed) -> None:
+@pytest.mark.parametrize(
+    "bed",
+    [{}, {"state_store": "rocksdb", "decoded_calls_max": 0}],
+    ids=["memory", "rocksdb"],
+    indirect=True,
+)
+def test_open_calls_survive_a_restart(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(bed.folder))  # what a killed worker leaves goes with the test
     first = bed.worker("w1")
     first.wait_assigned()
     rows = {name: call_rows(name, 0, seconds=500) for name in ids("long", 20)}
@@ -132,6 +139,9 @@ def test_open_calls_survive_a_restart(bed: Bed) -> None:
     assert bed.query(
         "SELECT DISTINCT termination, end_time - connect_time > '499 s' FROM cdrs"
     ) == [("C", True)]
+    assert second.stop() == 0
+    left = sorted(bed.folder.glob("cdrstream-calls-*"))
+    assert len(left) == (bed.settings.state_store == "rocksdb")  # the killed one's alone
 
 
 def test_sigkill_amid_traffic_loses_and_doubles_nothing(bed: Bed) -> None:
