@@ -117,6 +117,15 @@ class Site:
         finally:
             self.signal(name, signal.SIGCONT)
 
+    @contextmanager
+    def without_sink(self) -> Iterator[None]:
+        """The database of the CDRs, and server a with it, is down in this block."""
+        self.stack.sink.stop("immediate")
+        try:
+            yield
+        finally:
+            self.stack.sink.start()
+
     def log(self, name: str) -> str:
         """What a process has written so far."""
         return (self.folder / f"{name}.log").read_text()

@@ -41,6 +41,7 @@ class Slot:
     retained_bytes: int | None = None
     safe_bytes: int | None = None
     oldest_transaction_seconds: float | None = None
+    seconds_left: float | None = None  # until it is lost, by what was seen here
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ def _slot(
         "unread": seen.unread_bytes,
         "retained": seen.retained_bytes,
         "safe": seen.safe_bytes,
-        "seconds_left": seconds_left,
+        "seconds_left": seen.seconds_left if seconds_left is None else seconds_left,
         "oldest": seen.oldest_transaction_seconds,
         "error": None,
     }
@@ -272,6 +272,7 @@ def _partitions(
                 "open_calls": part.get("open_calls"),
                 "holder": part.get("holder"),
                 "frontiers": _frontiers(part, rules),
+                "verdict": None,  # by who watches for a while: `movement`
             }
         )
     return found

@@ -15,6 +15,7 @@ from ops.monitor.asking import Asker
 from ops.monitor.facts import Ends, Facts, Rules, SinkFacts, Slot
 from ops.monitor.headline import judge
 from ops.monitor.history import History
+from ops.monitor.movement import Movement
 from ops.monitor.picture import draw
 from ops.monitor.sources import ask_broker, ask_sink, ask_slot, slot_name
 from ops.monitor.statuses import StatusTail
@@ -63,6 +64,7 @@ class Sampler:
         self._askers: list[Asker[Any]] = [self._sink, self._broker, *self._slots.values()]
         self._stop = threading.Event()
         self._newest: dict[str, Any] | None = None
+        self._movement = Movement()
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
 
     def __enter__(self) -> Self:
@@ -96,26 +98,29 @@ class Sampler:
         ahead = None
         if self._sink_is_reference and sink.value is not None and sink.at is not None:
             ahead = sink.at - sink.value.clock
-        return judge(
-            draw(
-                Facts(
-                    now=time.time(),
-                    statuses=self._tail.newest(),
-                    broker=self._broker.answer,
-                    sink=sink,
-                    slots={name: asker.answer for name, asker in self._slots.items()},
-                    clock_ahead=ahead,
-                ),
-                self.rules,
-            )
+        picture = draw(
+            Facts(
+                now=time.time(),
+                statuses=self._tail.newest(),
+                broker=self._broker.answer,
+                sink=sink,
+                slots={name: asker.answer for name, asker in self._slots.items()},
+                clock_ahead=ahead,
+            ),
+            self.rules,
         )
+        return judge(picture)
 
     def _run(self) -> None:
         self.wait_for_all()
         self.history.begin_with(self._tail.past)
         self._tail.past.clear()
         while not self._stop.is_set():
-            self._newest = picture = self.look()
+            picture = self.look()
+            verdicts = self._movement.verdicts(picture["at"], picture["partitions"])
+            for part in picture["partitions"]:
+                part["verdict"] = verdicts[part["number"]]
+            self._newest = picture
             self.history.add(picture)
             self._stop.wait(PICTURE_SECONDS)
 

@@ -7,7 +7,9 @@ judge, and to write: every session is read-only.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
@@ -15,6 +17,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec  # what `admin` re-exports, typed
 from psycopg import sql
 
+from cdc.slot_room import SlotRoom
 from ops.config import Config
 from ops.dsn import with_options
 from ops.monitor.facts import Ends, Gap, Progress, SinkFacts, Slot
@@ -143,8 +146,14 @@ def ask_slot(config: Config, server: str) -> Callable[[], Slot]:
     name = slot_name(server, section.slot)
     connected = Reconnecting(dsn, "cdrstream status")
 
+    room = SlotRoom(0.0)
+
     def read(connection: psycopg.Connection[Any]) -> Slot:
         row = connection.execute(sql.SQL(_SLOT), (name,)).fetchone()
-        return Slot("missing") if row is None else Slot(*row)
+        if row is None:
+            return Slot("missing")
+        seen = Slot(*row)
+        room.add(time.monotonic(), seen.safe_bytes)
+        return replace(seen, seconds_left=room.seconds_left)
 
     return lambda: connected(read)

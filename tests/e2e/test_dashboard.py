@@ -247,6 +247,20 @@ def test_who_is_late_is_named_with_the_reason(opened: Opened, installation: Site
     expect(page.locator("table.marks tbody")).not_to_contain_text("waiting", timeout=20_000)
 
 
+def test_a_database_that_is_away_is_said(opened: Opened, installation: Site) -> None:
+    page = opened(quiet=False)
+    expect(page.locator("#verdict")).to_contain_text("are recorded")
+    with installation.without_sink():
+        away = page.locator("dt:has-text('Database of the CDRs') + dd")
+        expect(away).to_contain_text("does not answer", timeout=15_000)
+        expect(page.locator("#verdict")).to_contain_text("PROBLEM")
+        expect(page.locator("dt:has-text('Recorded through') + dd time")).to_be_visible()
+        search = opened("/calls", quiet=False)
+        expect(search.get_by_role("alert").first).to_contain_text("connection")
+    expect(away).to_contain_text("answers", timeout=30_000)
+    expect(page.locator("#verdict")).not_to_contain_text("does not answer", timeout=30_000)
+
+
 def test_empty_pages_say_what_is_so(opened: Opened) -> None:
     page = opened("/replays")
     expect(page.locator(".empty")).to_contain_text("No replay was made", timeout=10_000)

@@ -11,6 +11,8 @@ import pytest
 from ops.monitor.facts import Answer, Ends, Facts, Gap, Progress, Rules, SinkFacts, Slot, Told
 from ops.monitor.headline import judge
 from ops.monitor.history import History
+from ops.monitor.movement import Look, Movement
+from ops.monitor.movement import judge as judge_movement
 from ops.monitor.picture import draw
 from ops.monitor.words import duration, offset, size
 from ops.status_command import lines
@@ -282,6 +284,42 @@ def test_history_has_holes_where_nothing_was_known() -> None:
     told = history.columns(("a", "b"))
     assert told["visible_lag"] == [6.0, None]
     assert told["servers"]["b"]["offset"] == [0.0, 0.0]
+
+
+def looks(
+    *lags: float | None, positions: tuple[int, ...] = (), reported: bool = True
+) -> list[Look]:
+    places = positions or tuple(range(len(lags)))
+    return [
+        Look(5.0 * number, reported, place, lag)
+        for number, (lag, place) in enumerate(zip(lags, places, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        (looks(0.0, 90.0, 95.0), "ok"),  # it touched its floor once
+        (looks(90.0, 95.0), "watching"),
+        (looks(90.0, 95.0, 99.0), "slow"),
+        (looks(90.0, 85.0, 99.0), "catching up"),
+        (looks(90.0, 95.0, 99.0, positions=(7, 7, 7)), "stalled"),
+        (looks(90.0, 95.0, 99.0, positions=(7, 3, 9)), "rewound"),
+        (looks(90.0, 95.0, 99.0, reported=False), "stopped"),
+        (looks(0.0, 0.0, 0.0, reported=False), "stopped"),
+        (looks(None, None, None, positions=(7, 7, 7)), "stalled"),
+    ],
+)
+def test_a_partition_is_judged_by_how_it_moved(window: list[Look], said: str) -> None:
+    assert judge_movement(window) == said
+
+
+def test_movement_is_watched_for_a_minute() -> None:
+    movement, told = Movement(), picture()["partitions"]
+    late = [{**part, "excess": 50.0} for part in told]
+    assert movement.verdicts(0.0, told) == {0: "ok", 1: "ok"}
+    assert movement.verdicts(30.0, late) == {0: "ok", 1: "ok"}
+    assert movement.verdicts(75.0, late) == {0: "stalled", 1: "stalled"}
 
 
 @pytest.mark.parametrize(
