@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from aiokafka.partitioner import murmur2
 from cramjam import lz4
 
 from callstate import events as kinds
@@ -31,6 +30,7 @@ from stream_app.sink import CallWrite
 
 _PROVES_A_CALL: Final = frozenset((kinds.REQUEST, kinds.SETUP))
 _VERSION: Final = 1
+_TIMERS_EVERY: Final = 5_000  # calls told
 
 Question = tuple[str, str]
 """Asking call, named call."""
@@ -75,6 +75,7 @@ class PartitionReplay:
         self.next_offset = 0
         self.records = 0
         self.crc = 0
+        self._told_calls = 0
 
     def feed(self, records: Sequence[Record]) -> None:
         """A batch in offset order."""
@@ -106,6 +107,12 @@ class PartitionReplay:
         """What was told since the last time."""
         told, self.told = self.told, Told()
         self.store.told(told.calls)
+        self._told_calls += len(told.calls)
+        if self._told_calls >= _TIMERS_EVERY:
+            # Timers that were set for a call's longest time outlive it by hours: set anew, only
+            # those of the calls that are held remain.
+            self._told_calls = 0
+            self.processor.restore(None)
         return told
 
     def open_questions(self) -> set[Question]:
@@ -156,9 +163,3 @@ class PartitionReplay:
         self.records = state["records"]
         self.crc = state["crc"]
         self.next_offset = next_offset
-
-
-def partition_of(call_id: str, partitions: int) -> int:
-    """Where the records of a call are: what every producer's partitioner says."""
-    key = call_id.encode("utf-8", "replace")
-    return int(murmur2(key) & 0x7FFFFFFF) % partitions  # type: ignore[no-untyped-call]

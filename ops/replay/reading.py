@@ -18,7 +18,8 @@ from callstate.events import CallEvent
 from ops.replay.digest import Ledger, PartInput
 from ops.replay.lines import cdr_line
 from ops.replay.pace import Pace
-from ops.replay.partition import PartitionReplay, Question, Told, partition_of
+from ops.replay.partition import PartitionReplay, Question, Told
+from ops.replay.partitioner import partition_of
 from ops.replay.plan import Span
 from ops.replay.source import Chunk, Position, Source
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from callstate.envelope import ReferenceKnown
-from ops.replay.partition import PartitionReplay, Told, partition_of
+from ops.replay.partition import PartitionReplay, Told
+from ops.replay.partitioner import partition_of
 from ops.replay.reading import PartResult, Reached, read_parts
 from ops.replay.share import Job, keys_of
 from stream_app.sink import CallWrite

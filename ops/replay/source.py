@@ -23,7 +23,7 @@ from ops.replay.plan import PartPlan
 from stream_app.changelog import client_log
 from stream_app.partition import kind_of, read_value
 
-BATCH_RECORDS: Final = 10_000
+BATCH_RECORDS: Final = 5_000
 _WAIT_SECONDS: Final = 0.1
 _SILENCE_SECONDS: Final = 60.0
 _EVENT_HEADER: Final = (KIND_HEADER, EVENT.encode())

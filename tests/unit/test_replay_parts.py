@@ -7,6 +7,9 @@ import random
 from typing import Any
 
 import pytest
+from aiokafka.partitioner import murmur2 as aiokafka_murmur2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from callstate.call import CallState
 from callstate.cdr import Cdr
@@ -25,7 +28,7 @@ from ops.replay.digest import (
 from ops.replay.exported import line_of
 from ops.replay.lines import cdr_line
 from ops.replay.pace import Pace, batch_of
-from ops.replay.partition import partition_of
+from ops.replay.partitioner import murmur2, partition_of
 from ops.replay.plan import PartPlan, Plan, Span, span_of
 from ops.replay.reading import Reached
 from ops.replay.registry import Replay, State
@@ -204,12 +207,17 @@ def test_a_job_is_handed_to_other_processes() -> None:
     assert pickle.loads(pickle.dumps(job)) == job
 
 
+@given(st.binary(max_size=40))
+def test_keys_are_hashed_as_other_clients_do(key: bytes) -> None:
+    assert murmur2(key) == aiokafka_murmur2(key) & 0xFFFFFFFF
+
+
 def test_calls_are_spread_over_all_partitions() -> None:
     assert {partition_of(f"call-{n}", 8) for n in range(100)} == set(range(8))
 
 
 def test_the_pace_decides_how_much_is_fetched_at_once() -> None:
-    assert batch_of(0) == 10_000
+    assert batch_of(0) == 5_000
     assert batch_of(20_000) == 2_000
     assert batch_of(10) == 100
     Pace(0).note(1_000_000)
