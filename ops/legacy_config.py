@@ -52,7 +52,7 @@ _NO_MEANING: Final[Mapping[str, int | None]] = {
     "PRIVACY_EXCLUDE": None,
     "DAILY_RUN": None,
 }
-_NO_MEANING_BARE: Final = ("CSV_LIMIT", "REPORT_LIMIT", "JSON_LIMIT", "RUN_DAILY", "TIME_TO_RUN")
+BARE: Final = ("CSV_LIMIT", "REPORT_LIMIT", "JSON_LIMIT", "RUN_DAILY", "TIME_TO_RUN")
 _AGES: Final = {"PURGE_AGE_CDR": "cdr_days", "PURGE_AGE_CSE": "event_days"}
 _AGENT: Final[Mapping[str, str]] = {"AGENT_ADDR": "0.0.0.0", "AGENT_PORT": "8130"}  # noqa: S104
 
@@ -108,7 +108,7 @@ def _lines(path: Path, text: str) -> dict[str, _Line]:
         if not colon:
             raise ConfigError(f"{where}: no colon in this line: must be NAME : VALUE")
         short = name.removeprefix(PREFIX)
-        if not (name.startswith(PREFIX) and short in _KNOWN) and name not in _NO_MEANING_BARE:
+        if not (name.startswith(PREFIX) and short in KNOWN) and name not in BARE:
             raise ConfigError(f"{where}: {name}: unknown setting{_suggestion(short)}")
         if value:
             lines[short] = _Line(name, value, where)
@@ -116,7 +116,7 @@ def _lines(path: Path, text: str) -> dict[str, _Line]:
 
 
 def _suggestion(short: str) -> str:
-    near = get_close_matches(short, _KNOWN, 1, 0.6)
+    near = get_close_matches(short, KNOWN, 1, 0.6)
     return f"; did you mean {PREFIX}{near[0]}?" if near else ""
 
 
@@ -135,7 +135,7 @@ def _take(result: LegacyValues, line: _Line) -> str:
         _put(result, ("retention", "enabled"), line.value.upper() == "ENABLE", line)
     elif short in _AGES:
         _put(result, ("retention", _AGES[short]), _whole(line, 1), line)
-    elif short in _NO_MEANING or line.name in _NO_MEANING_BARE:
+    elif short in _NO_MEANING or line.name in BARE:
         _check(line, _NO_MEANING.get(short))
         return "has no meaning any more"
     return ""
@@ -227,7 +227,7 @@ def _dsn(host: str, port: int, user: str, password: str | None) -> str:
     return build("", **parts)
 
 
-_KNOWN: Final = (
+KNOWN: Final = (
     "CSE_HOSTS",
     "DB_USER",
     "DB_PASSWORD",

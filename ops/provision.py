@@ -64,7 +64,7 @@ def run(
     names = list(dict.fromkeys(servers or config.servers))
     for name in names:
         config.server(name)
-    admins = _admins(config, admin_dsns)
+    admins = read_admins(config, admin_dsns)
     if print_sql:
         for line in statements(config, names, purge=purge):
             echo(line)
@@ -73,16 +73,16 @@ def run(
         ("topics", lambda: _topics(config)),
     ]
     if config.sink.dsn is not None:
-        steps.append((SINK, lambda: _sink(config, _sink_admin(config, admins))))
+        steps.append((SINK, lambda: _sink(config, sink_admin(config, admins))))
     steps += [(f"server {name}", _server_step(config, name, admins, purge=purge)) for name in names]
-    failed = [what for what, step in steps if not _told(what, step, echo)]
+    failed = [what for what, step in steps if not step_done(what, step, echo)]
     if failed:
         raise OpsError(
             f"could not provision {', '.join(failed)}", "mend that and run it again: it goes on"
         )
 
 
-def _told(what: str, step: Callable[[], Iterator[Line]], echo: Echo) -> bool:
+def step_done(what: str, step: Callable[[], Iterator[Line]], echo: Echo) -> bool:
     """Does one step and tells each of its lines; False where it failed."""
     try:
         for outcome, thing in step():
@@ -98,7 +98,12 @@ def _told(what: str, step: Callable[[], Iterator[Line]], echo: Echo) -> bool:
     return True
 
 
-def _admins(config: Config, given: Sequence[str]) -> dict[str, str]:
+def read_admins(config: Config, given: Sequence[str]) -> dict[str, str]:
+    """`NAME=DSN` of administrators, by name.
+
+    Raises:
+        UsageError: An unknown name, or a DSN that cannot be read.
+    """
     admins: dict[str, str] = {}
     for argument in given:
         name, equals, dsn = argument.partition("=")
@@ -112,7 +117,7 @@ def _admins(config: Config, given: Sequence[str]) -> dict[str, str]:
     return admins
 
 
-def _sink_admin(config: Config, admins: Mapping[str, str]) -> str:
+def sink_admin(config: Config, admins: Mapping[str, str]) -> str:
     """The sink's administrator, who may be that of a server on the same machine."""
     dsn = config.sink_dsn()
     if SINK in admins:
@@ -144,7 +149,7 @@ def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
             yield CREATED, f"sink: schema {migration}"
         if not applied:
             yield THERE, "sink: schema, newest migration"
-        role = _writer(config)
+        role = writer_role(config)
         created, superuser = _make_writer(connection, role, config.sink_dsn())
         if created:
             yield CREATED, f"sink: role {role}"
@@ -168,7 +173,8 @@ def _read_old_cdrs(role: str) -> sql.Composed:
     return sql.SQL("GRANT SELECT ON public.cdrs TO {}").format(sql.Identifier(role))
 
 
-def _writer(config: Config) -> str:
+def writer_role(config: Config) -> str:
+    """The workers' role."""
     return str(conninfo_to_dict(config.sink_dsn()).get("user") or _DEFAULT_WRITER)
 
 
@@ -231,7 +237,7 @@ def statements(config: Config, names: Sequence[str], *, purge: bool = False) -> 
             yield f"\\password {told.get('user')}"
     if config.sink.dsn is None:
         return
-    schema, role = config.sink.schema_name, _writer(config)
+    schema, role = config.sink.schema_name, writer_role(config)
     database = str(conninfo_to_dict(config.sink_dsn()).get("dbname") or _DATABASE)
     yield "-- sink, in the database that holds the CDRs; leave out what is there"
     if schema != "public":

@@ -26,6 +26,8 @@ SIPXCDR_VERSION: Final = 7
 _FOLDER: Final = Path(__file__).with_name("schema")
 _LOCK_KEY: Final = 0x63647273  # "cdrs": one migration at a time in a database
 
+KEPT_SCHEMA: Final = "cdrstream_kept"  # where the way back puts ours
+
 OLD_TABLES: Final = ("call_state_events", "observer_state_events", "cdrs", "view_cdrs")
 OUR_TABLES: Final = (
     "cdr_provenance",
@@ -92,13 +94,13 @@ def migrate(target: str | Connection) -> list[str]:
         SchemaError: A SIPXCDR of another version, half of one, or one that a newer program made.
         psycopg.Error: The database is away or refuses a statement; nothing is half applied.
     """
-    with _connected(target) as connection, connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+    with connected(target) as connection, connection.transaction():
+        lock(connection)
+        applied = _take_back(connection)
         connection.execute(_REMEMBERED)
         done = {row[0] for row in connection.execute("SELECT number FROM cdrstream_migrations")}
         known = migrations()
         _refuse_newer(done, known)
-        applied = []
         for migration in known:
             if migration.number in done:
                 continue
@@ -111,8 +113,8 @@ def migrate(target: str | Connection) -> list[str]:
 
 def create_event_schema(target: str | Connection) -> bool:
     """Only version 7, as a distributed server's database has it; True if it was made now."""
-    with _connected(target) as connection, connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+    with connected(target) as connection, connection.transaction():
+        lock(connection)
         if has_version_7(connection):
             return False
         connection.execute(migrations()[0].statements.encode())
@@ -125,7 +127,7 @@ def has_version_7(connection: Connection) -> bool:
     Raises:
         SchemaError: Another version, or only some of the tables.
     """
-    there = {name for name in (*OLD_TABLES, "version_history") if _exists(connection, name)}
+    there = {name for name in (*OLD_TABLES, "version_history") if exists(connection, name)}
     if not there:
         return False
     missing = sorted({*OLD_TABLES, "version_history"} - there)
@@ -170,11 +172,33 @@ def sink_grants(role: str, schema: str, database: str) -> list[str]:
 
 def grant_sink(target: str | Connection, role: str) -> None:
     """Gives a role what the worker needs."""
-    with _connected(target) as connection, connection.transaction():
+    with connected(target) as connection, connection.transaction():
         row = connection.execute("SELECT current_schema(), current_database()").fetchone()
         assert row is not None
         for statement in sink_grants(role, *row):
             connection.execute(statement.encode())
+
+
+def _take_back(connection: Connection) -> list[str]:
+    """Brings back what the way back (`downgrade`) has moved aside from where we are now."""
+    if exists(connection, "cdrstream_migrations") or not exists(
+        connection, f"{KEPT_SCHEMA}.cdrstream_migrations"
+    ):
+        return []
+    row = connection.execute("SELECT current_schema()").fetchone()
+    if row is None or row[0] != "public":
+        return []  # only what is there is ever moved aside
+    kept = connection.execute(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = %s::regnamespace"
+        " AND relkind = 'r' ORDER BY 1",
+        (KEPT_SCHEMA,),
+    ).fetchall()
+    schema = sql.Identifier(KEPT_SCHEMA)
+    for (table,) in kept:
+        move = sql.SQL("ALTER TABLE {}.{} SET SCHEMA public")
+        connection.execute(move.format(schema, sql.Identifier(table)))
+    connection.execute(sql.SQL("DROP SCHEMA {}").format(schema))
+    return [f"{len(kept)} tables taken back from schema {KEPT_SCHEMA}"]
 
 
 def _refuse_newer(done: set[int], known: list[Migration]) -> None:
@@ -186,13 +210,20 @@ def _refuse_newer(done: set[int], known: list[Migration]) -> None:
         )
 
 
-def _exists(connection: Connection, name: str) -> bool:
+def exists(connection: Connection, name: str) -> bool:
+    """Whether the search path finds a table or view of that name."""
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
     return bool(row and row[0])
 
 
+def lock(connection: Connection) -> None:
+    """One change of the schema at a time; held until the transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+
+
 @contextmanager
-def _connected(target: str | Connection) -> Iterator[Connection]:
+def connected(target: str | Connection) -> Iterator[Connection]:
+    """A connection to the target, closed at the end if it was made here."""
     if isinstance(target, str):
         with psycopg.connect(target, connect_timeout=10) as connection:
             yield connection

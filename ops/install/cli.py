@@ -1,4 +1,4 @@
-"""The commands `health`, `install-units` and `traffic`: their options and what these mean.
+"""Commands around an installation: their options and what these mean.
 
 Owns names, options and help. Refuses to do the work.
 """
@@ -87,8 +87,31 @@ def install_units(
     run(invocation, to, also_print=print_units, user=user, program=program)
 
 
+@command
+def downgrade(
+    invocation: Invocation,
+    admin_dsn: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--admin-dsn",
+            metavar="NAME=DSN",
+            help="Administrator's DSN of a server (or of `sink`); default: the configured one.",
+        ),
+    ] = None,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop our tables; by default they are moved aside.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go back: slots, publications, rights and our tables leave; every CDR stays."""
+    from ops.install.downgrade import run  # noqa: PLC0415
+
+    run(invocation.config, admin_dsn or (), drop=drop, yes=yes, echo=typer.echo)
+
+
 def add_to(app: typer.Typer) -> None:
     """Makes the commands known to `cdrstream`."""
+    app.command("downgrade")(downgrade)
     app.command("health")(health)
     app.command("install-units")(install_units)
     app.command("traffic")(traffic)
