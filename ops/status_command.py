@@ -176,10 +176,15 @@ def _partitions(picture: Json) -> Iterator[Text]:
     late = [part for part in picture["partitions"] if part["why"] != "up to date"]
     fine = len(picture["partitions"]) - len(late)
     yield Text(f"partitions: {fine} of {len(picture['partitions'])} up to date")
+    alike: dict[str, list[Json]] = {}
     for part in late:
-        lag = _lag(part["lag"])
-        text = f"  {part['number']:>3}  {lag:>10} behind, {part['why']}"
-        yield from (Text(line) for line in wrapped(text, WIDTH, "", " " * 17))
+        alike.setdefault(part["why"], []).append(part)
+    for why, parts in alike.items():
+        numbers = ", ".join(str(part["number"]) for part in parts)
+        lags = [part["lag"] for part in parts if part["lag"] is not None]
+        behind = f"{_lag(max(lags))} behind, " if lags else ""
+        for line in wrapped(f"{behind}{why}", WIDTH, f"  {numbers}: ", "      "):
+            yield Text(line)
 
 
 def _workers(picture: Json) -> Iterator[Text]:

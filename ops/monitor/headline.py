@@ -44,7 +44,12 @@ def _sentence(picture: Json, problems: list[dict[str, Any]]) -> str:
             return f"The database of the CDRs does not answer: {picture['sink']['error']}"
         if picture["sink"]["age"] is None:
             return "Nothing is known yet."
-        waiting = sorted({part["why"] for part in picture["partitions"]})
+        waiting = sorted(
+            {
+                part["why"] if part["worker"] else "some partitions have no worker"
+                for part in picture["partitions"]
+            }
+        )
         return f"No CDR can be final yet: {'; '.join(waiting)}."
     text = f"All calls that ended before {clock(visible['through'])} UTC are recorded"
     if (visible["excess"] or 0.0) <= LATE_SECONDS:
