@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
@@ -103,6 +104,11 @@ def _nearest(clock: str, at: float) -> Markup:
     return moment(at + (into - at % 86_400 + 43_200) % 86_400 - 43_200)
 
 
+def segment(call_id: Any) -> str:
+    """A Call-ID as one segment of a path: `../` in it leads nowhere else."""
+    return quote(str(call_id), safe="")
+
+
 def _parsed(value: float | str | datetime | None) -> datetime | None:
     if isinstance(value, str):
         try:
@@ -140,6 +146,7 @@ def filters(privacy: Privacy) -> dict[str, Callable[..., Any]]:
         "people": hider(privacy),
         "moment": moment,
         "with_times": with_times,
+        "segment": segment,
         "number": number,
         "percent": percent,
         "duration": words.duration,

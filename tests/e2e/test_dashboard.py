@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -148,6 +149,22 @@ def test_hostile_headers_are_text(opened: Opened, installation: Site, name: str)
     for summary in page.locator("details.long summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_call_id_of_a_stranger_leads_to_its_call(opened: Opened, installation: Site) -> None:
+    page = opened()
+    call = "../../status.json?q=<b>#x&y=%2e@example.com"
+    installation.put(whole_call(call))
+    deadline = time.monotonic() + 30
+    while True:
+        page.goto(installation.url + "/calls?" + urlencode({"q": call}))
+        if page.locator("h2:has-text('Found') + .scroll tbody tr").count():
+            break
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(300)
+    page.locator("h2:has-text('Found') + .scroll tbody a").click()
+    expect(page.locator("h1")).to_contain_text(call)
+    expect(page.get_by_role("heading", name="The record")).to_be_visible()
 
 
 def test_the_keyboard_leads_everywhere(opened: Opened) -> None:
