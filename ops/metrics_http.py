@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Final
@@ -65,6 +66,30 @@ class MetricsServer:
         """No answer any more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def served(
+    listen: str, collector: Collector, healthy: Callable[[], bool], ready: Callable[[], bool]
+) -> Iterator[None]:
+    """Serves in this block, where an address is given and free.
+
+    A port that is taken (a second worker with the same file, or one that is still ending) must not
+    keep a service from starting: it goes on unmeasured, and says so.
+    """
+    if not listen:
+        yield
+        return
+    try:
+        server = MetricsServer(listen, collector, healthy, ready)
+    except ConfigError as error:
+        log.warning("metrics_not_served", extra={"error": str(error), "advice": error.advice})
+        yield
+        return
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def process_registry() -> CollectorRegistry:

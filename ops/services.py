@@ -10,8 +10,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,6 @@ from ops.invocation import Invocation
 from ops.notify import Vitals, supervised
 
 if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
-
     from cdc.settings import ReaderSettings
     from stream_app.worker import Worker
 
@@ -69,6 +67,7 @@ def run_reader(
 async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool:
     from cdc.exposition import ReaderCollector  # noqa: PLC0415
     from cdc.reader import run_readers  # noqa: PLC0415  a worker's machine needs no reader
+    from ops.metrics_http import served  # noqa: PLC0415
 
     collector, pulse = ReaderCollector(), Pulse()
     stop, interrupted = asyncio.Event(), asyncio.Event()
@@ -86,7 +85,7 @@ async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool
     try:
         with (
             supervised(Vitals(pulse.alive, lambda: collector.ready, stop.is_set)),
-            _metrics(metrics_listen, collector, pulse.alive, lambda: collector.ready),
+            served(metrics_listen, collector, pulse.alive, lambda: collector.ready),
         ):
             await run_readers(settings, stop, collector.add)
     finally:
@@ -109,22 +108,6 @@ class Pulse:
     def alive(self) -> bool:
         """On any thread."""
         return time.monotonic() - self._at < ALIVE_SECONDS
-
-
-@contextmanager
-def _metrics(
-    listen: str, collector: Collector, healthy: Callable[[], bool], ready: Callable[[], bool]
-) -> Iterator[None]:
-    if not listen:
-        yield
-        return
-    from ops.metrics_http import MetricsServer  # noqa: PLC0415  only who is measured needs it
-
-    server = MetricsServer(listen, collector, healthy, ready)
-    try:
-        yield
-    finally:
-        server.close()
 
 
 def run_worker(invocation: Invocation) -> None:
@@ -156,11 +139,12 @@ def run_worker(invocation: Invocation) -> None:
 
         def measure(worker: Worker) -> None:
             running.append(worker)
+            from ops.metrics_http import served  # noqa: PLC0415
             from stream_app.metrics import WorkerCollector  # noqa: PLC0415
 
             floor = config.resolution.allowed_lateness_seconds + config.reader.heartbeat_seconds
             collector = WorkerCollector(lambda: worker.told, config.server_names, floor)
-            stack.enter_context(_metrics(config.worker.metrics_listen, collector, alive, ready))
+            stack.enter_context(served(config.worker.metrics_listen, collector, alive, ready))
 
         code = run(settings, measure)
     if code:  # it has said why in its log; of its own codes only "settings" is one of ours

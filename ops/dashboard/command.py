@@ -26,7 +26,7 @@ from ops.dashboard.boards import Boards
 from ops.dashboard.metrics import DashboardCollector
 from ops.errors import ConfigError
 from ops.invocation import Invocation
-from ops.metrics_http import MetricsServer
+from ops.metrics_http import served
 from ops.monitor import Sampler
 from ops.notify import Vitals, supervised
 from ops.services import Pulse
@@ -73,11 +73,10 @@ def run(invocation: Invocation, listen: str | None) -> None:
         boards.start()
         stack.callback(boards.stop)
         site, pulse = Site(config, host, sampler, boards), Pulse()
-        if section.metrics_listen:
-            collector = DashboardCollector(sampler, lambda: site.live.clients)
-            listen = section.metrics_listen
-            metrics = MetricsServer(listen, collector, pulse.alive, lambda: True)
-            stack.callback(metrics.close)
+        collector = DashboardCollector(sampler, lambda: site.live.clients)
+        stack.enter_context(
+            served(section.metrics_listen, collector, pulse.alive, lambda: sampler.has_looked)
+        )
         scheme = "https" if section.tls_certificate else "http"
         shown = f"[{host}]" if ":" in host else host
         url = f"{scheme}://{shown}:{sock.getsockname()[1]}/"

@@ -92,6 +92,11 @@ class Sampler:
         newest = self._newest
         return self.look() if newest is None else newest
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether there is a picture."""
+        return self._newest is not None
+
     def look(self) -> dict[str, Any]:
         """A picture of this moment."""
         sink = self._sink.answer

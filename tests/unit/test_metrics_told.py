@@ -23,7 +23,7 @@ from cdc.settings import ReaderSettings
 from cdc.status import State
 from ops.dashboard import metrics as dashboard_metrics
 from ops.errors import ConfigError
-from ops.metrics_http import MetricsServer
+from ops.metrics_http import MetricsServer, served
 from ops.monitor import headline
 from ops.services import Pulse
 from stream_app import metrics as worker_metrics
@@ -182,6 +182,16 @@ def test_metrics_and_health_over_http() -> None:
             MetricsServer(f"127.0.0.1:{server.port}", collector, lambda: True, lambda: True)
     finally:
         server.close()
+
+
+def test_a_port_that_is_taken_keeps_nobody_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    collector = WorkerCollector(lambda: STATUS, ("a",), 6.0)
+    first = MetricsServer("127.0.0.1:0", collector, lambda: True, lambda: True)
+    try:
+        with served(f"127.0.0.1:{first.port}", collector, lambda: True, lambda: True):
+            assert "metrics_not_served" in caplog.text
+    finally:
+        first.close()
 
 
 async def test_a_loop_that_hangs_is_seen_from_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
