@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
+.PHONY: docs screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
 python := .venv/bin/python
 
@@ -73,6 +73,13 @@ chaos: setup
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup
 	@$(python) -m ops.bench.resolve $(ARGS)
+
+# The site of docs/, into build/site; its programs live in an environment of their own.
+docs: setup
+	@$(python) -m scripts.cli_reference
+	@NO_MKDOCS_2_WARNING=1 UV_PYTHON=$(CURDIR)/$(python) UV_PROJECT_ENVIRONMENT=.tools/docs .tools/uv/bin/uv run --frozen --quiet --only-group docs \
+	  mkdocs build --quiet $(ARGS)
+	@echo "docs: build/site/index.html"
 
 # The pictures of docs/img, taken in a real Chromium of a demo that runs.
 screenshots: setup
