@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import threading
 import time
@@ -43,6 +44,8 @@ EXIT_BAD_CONFIGURATION = 2
 
 LOOK_SECONDS = 1.0
 BROKER_PATIENCE_SECONDS = 2.0  # then it is said that we wait
+CLOSING_SECONDS = 2.5  # of an orderly end: for letting go of clients, and of the loop
+LEFTOVERS_SECONDS = 0.5
 REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
 
 
@@ -57,13 +60,31 @@ def run_worker(settings: WorkerSettings, on_worker: Callable[[Worker], None] | N
     """
     quiet_frameworks()
     _collect_rarely()
+    runner = asyncio.Runner()
+    code = EXIT_FAILED
     try:
-        return asyncio.run(_run(settings, on_worker, handle_signals=True))
+        code = runner.run(_run(settings, on_worker, handle_signals=True))
     except SettingsError as error:
         log.error(  # noqa: TRY400  one line says it all
             "bad_settings", extra={"error": str(error), "advice": error.advice}
         )
-        return EXIT_BAD_CONFIGURATION
+        code = EXIT_BAD_CONFIGURATION
+    finally:
+        _close(runner, code)
+    return code
+
+
+def _close(runner: asyncio.Runner, code: int) -> None:
+    """Closes the loop, and ends the process where that hangs.
+
+    Trap: tasks of Faust and of its client that wait for a broker which is away do not heed their
+    cancelling; they hold nothing any more, and an orderly end must not wait for the broker.
+    """
+    end = threading.Timer(LEFTOVERS_SECONDS, os._exit, (code,))
+    end.daemon = True
+    end.start()
+    runner.close()
+    end.cancel()
 
 
 def _collect_rarely() -> None:
@@ -338,32 +359,48 @@ class Worker:
 
     async def _stop(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
         """Finishes what is held if that can be done in time, and leaves the group."""
-        settings = self.settings
         self.stopping = True
-        try:
-            async with asyncio.timeout(settings.shutdown_seconds):
-                if orderly:
-                    self.assignment.ready = False
-                    await self.commits.drain(settings.shutdown_seconds / 2)
-                    with contextlib.suppress(Exception):
-                        await self.app.consumer.commit()
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await self.app.stop()
-        except TimeoutError:
+        _hush_leavers()
+        finishing = asyncio.create_task(self._finish(tasks, orderly=orderly), name="finish")
+        # Trap: Faust swallows a cancelling and waits a minute for a client whose broker is away.
+        seconds = max(0.5, self.settings.shutdown_seconds - CLOSING_SECONDS)
+        finished, _ = await asyncio.wait({finishing}, timeout=seconds)
+        if not finished:
             log.warning("stop_incomplete", extra={"advice": "nothing to do: work is done again"})
-        finally:
-            self.commits.close()
-            self.assignment.close()
-            self.app.call_tables.close()
-            self._stopped.set()
-            self._purger.stop()
-            self._report_thread.stop()
-            self._watch.stop()
-            self._status.send(None)
-            self._status.close()
-            self.outbox.close()
+        elif (error := finishing.exception()) is not None:
+            log.warning("stop_incomplete", extra={"error": str(error)})
+        self.commits.close()
+        self.assignment.close()
+        self.app.call_tables.close()
+        self._stopped.set()
+        self._purger.stop()
+        self._report_thread.stop()
+        self._watch.stop()
+        self._status.send(None)
+        self._status.close()
+        self.outbox.close()
+
+    async def _finish(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
+        if orderly:
+            self.assignment.ready = False
+            await self.commits.drain(self.settings.shutdown_seconds / 2)
+            with contextlib.suppress(Exception):
+                await self.app.consumer.commit()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.app.stop()
+
+
+def _hush_leavers() -> None:
+    """What Faust and its client say while they are taken down means nothing to anybody."""
+    for name in ("faust", "mode", "asyncio", "stream_app.batches", "stream_app.app"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = _thread_ended
+
+
+def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    log.debug("thread_ended", extra={"error": repr(args.exc_value)})
 
 
 def _acknowledge(tokens: Sequence[Any]) -> None:

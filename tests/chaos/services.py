@@ -18,6 +18,7 @@ from tests.cli_kit import ROOT, environment
 
 RESTART_SECONDS = 0.5  # what a supervisor waits
 STOP_SECONDS = 15.0  # services finish what they hold within 10 s; the machine is busy
+CONTEXT_LINES = 40
 UNEXPECTED = ("report this as a bug", "run it again with --debug", "Traceback")
 
 
@@ -92,9 +93,13 @@ class Service:
         return self._process.last_words(3)[-300:]
 
     def unexpected(self) -> list[str]:
-        """Lines that no fault of others excuses."""
+        """What no fault of others excuses, each with the lines around it."""
         lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
-        return [line[:400] for line in lines if any(sign in line for sign in UNEXPECTED)]
+        return [
+            "\n    ".join(line[:300] for line in lines[max(0, number - 2) : number + CONTEXT_LINES])
+            for number, told in enumerate(lines)
+            if any(sign in told for sign in UNEXPECTED)
+        ]
 
 
 @dataclass(slots=True)
