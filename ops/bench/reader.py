@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from ops.bench.bed import ROW, Bed, cpu_seconds, reading, receive_to_nowhere
 from ops.bench.peer import beside, measure_peer
-from ops.stack import ServerSpec, Stack
+from ops.stack import BrokerSpec, ServerSpec, Stack
 
 # At a steady rate, before it counts: a broker that nobody has fetched from compiles its code first.
 _WARM_SECONDS: Final = 5
@@ -269,7 +269,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="writes every run's figures here")
     options = parser.parse_args(arguments)
     figures = Figures()
-    with Stack([ServerSpec("a", settings=_SLOTS)]) as stack:
+    # Debezium waits for ever for a topic of its own that nobody makes.
+    makes_topics = {"auto.create.topics.enable": "true"} if options.peer else {}
+    broker = BrokerSpec(settings=makes_topics)
+    with Stack([ServerSpec("a", settings=_SLOTS)], broker=broker) as stack:
         bed = Bed(stack)
         late = options.rows // 4
         bed.make_slot("begin")
