@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: docs screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
+.PHONY: dist docs licences screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
 python := .venv/bin/python
 
@@ -73,6 +73,14 @@ chaos: setup
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup
 	@$(python) -m ops.bench.resolve $(ARGS)
+
+# What is released, into dist/: the same bytes from the same commit, whoever builds it.
+dist: setup licences
+	@$(python) -m scripts.release
+
+# Of everything that an installation brings.
+licences: setup
+	@$(python) -m scripts.licences
 
 # The site of docs/, into build/site; its programs live in an environment of their own.
 docs: setup
