@@ -486,7 +486,7 @@ class Replay(Section):
 
     workers: Whole = Field(default=1, ge=1, le=64, description="processes of one replay")
     records_per_second_max: Seconds = Field(
-        default=20_000.0,
+        default=10_000.0,
         ge=0,
         le=10_000_000,
         description="of all its processes; 0: as fast as they can",

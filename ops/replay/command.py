@@ -56,6 +56,7 @@ def run_replay(
         UsageError: A range that cannot be, an unknown server, no export.
         OpsError: The broker is away, or another process is at it.
     """
+    step_back()
     config = invocation.config
     _workers(config, workers)  # what is wrong is said before anything is begun
     if resume is None:
@@ -99,6 +100,7 @@ def run_verify(
     Raises:
         OpsError: They differ, or records of the range are gone.
     """
+    step_back()
     config = invocation.config
     plan = _plan(config, _span(from_text, to_text), None, None, source, from_servers=False)
     job = _job(config, plan, None, workers)
@@ -367,7 +369,6 @@ def _workers(config: Config, workers: int | None) -> int:
 
 def _driven(config: Config, begun: Replay, workers: int | None) -> Replay:
     job = _job(config, begun.plan, begun.id, workers)
-    step_back()
     with Watching(begun.plan.records) as watching, _stoppable() as is_stopped:
         try:
             return drive(job, _workers(config, workers), watching.tell, is_stopped)
