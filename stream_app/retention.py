@@ -1,4 +1,4 @@
-"""What is older than the retention leaves `cdrs`, `cdr_provenance` and `cdr_gaps`, bit by bit.
+"""What is older than the retention leaves the sink bit by bit: CDRs, reasons, gaps, replays' history.
 
 Owns the statements and their bounds: small batches, each a transaction of its own, one purger in a
 database at a time (advisory lock). Refuses to know when to purge, and the servers' own tables:
@@ -41,6 +41,16 @@ _PURGE_GAPS: Final = """
 DELETE FROM cdr_gaps WHERE id IN (
     SELECT id FROM cdr_gaps
     WHERE coalesce(to_time, noticed_at) < %(before)s::timestamp AT TIME ZONE 'UTC'
+    LIMIT %(rows)s
+)
+"""
+# What a replay put in the place of a CDR goes with it; so does what was there before.
+_PURGE_HISTORY: Final = """
+DELETE FROM cdr_history WHERE id IN (
+    SELECT id FROM cdr_history
+    WHERE replaced_at < %(before)s::timestamp AT TIME ZONE 'UTC'
+       OR coalesce(cdr->>'end_time', cdr->>'connect_time', cdr->>'start_time')::timestamp
+           < %(before)s::timestamp
     LIMIT %(rows)s
 )
 """
@@ -88,14 +98,14 @@ def purge(
             if not row[0]:
                 return Purged(busy=True)
             counts = []
-            for statement in (_PURGE_CALLS, _PURGE_HIDDEN, _PURGE_GAPS):
+            for statement in (_PURGE_CALLS, _PURGE_HIDDEN, _PURGE_GAPS, _PURGE_HISTORY):
                 total, deleted = 0, rows
                 while deleted >= rows and not is_stopped():
                     asked = {"before": row[1], "rows": rows}
                     deleted = connection.execute(statement.encode(), asked).rowcount
                     total += deleted
                 counts.append(total)
-            calls, hidden, gaps = counts
+            calls, hidden, gaps, _ = counts
             return Purged(calls, hidden, gaps)
     except psycopg.Error as error:
         raise SinkUnavailable(f"purging failed: {' '.join(str(error).split())[:200]}") from error

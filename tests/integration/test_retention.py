@@ -65,6 +65,16 @@ def test_what_is_old_goes_with_its_reasons(dsn: str) -> None:
     assert purge(dsn, 35, rows=10) == Purged()
 
 
+def test_what_replays_have_replaced_goes_too(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO cdr_history (replay_id, call_id, revision, cdr, replaced_at)"
+            " SELECT 1, call_id, 3, to_jsonb(cdrs), now() FROM cdrs"
+        )
+    purge(dsn, 35, rows=10)
+    assert count(dsn, "cdr_history") == 10
+
+
 def test_one_purges_at_a_time_and_can_be_stopped(dsn: str) -> None:
     with psycopg.connect(dsn) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (0x63647270,))
