@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, TopicPartition
 
 from ops.config_sections import Kafka
@@ -44,6 +43,8 @@ class Scanned(NamedTuple):
 
 def partition_of(key: str, partitions: int) -> int:
     """Where every client of the topic puts that key."""
+    from aiokafka.partitioner import murmur2  # noqa: PLC0415  4 MB that few page views need
+
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)  # type: ignore[no-untyped-call]
 
 

@@ -24,7 +24,7 @@
   function axes(unit) {
     const common = { stroke: ink("--soft"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line") } };
     const hours = (_, ticks, __, ___, step) => ticks.map((tick) => clockText(tick, step < 60));
-    return [{ ...common, values: hours }, { ...common, size: 62, values: (_, ticks) => ticks.map((tick) => tick + unit) }];
+    return [{ ...common, values: hours, space: 84 }, { ...common, size: 62, values: (_, ticks) => ticks.map((tick) => tick + unit) }];
   }
   function clockText(at, seconds) {
     const utc = document.getElementById("zone").getAttribute("aria-pressed") === "true";
