@@ -1,4 +1,4 @@
-"""What is older than the retention leaves the sink bit by bit: CDRs, reasons, gaps, replays' history.
+"""What is older than the retention leaves the sink, bit by bit: CDRs, reasons, gaps, history.
 
 Owns the statements and their bounds: small batches, each a transaction of its own, one purger in a
 database at a time (advisory lock). Refuses to know when to purge, and the servers' own tables:

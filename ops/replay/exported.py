@@ -23,11 +23,11 @@ from zlib import crc32
 
 import orjson
 
-from callstate.envelope import Record, ReferenceKnown, read_message
+from callstate.envelope import EVENT, Record, ReferenceKnown, read_message
 from callstate.exchanges import Exchange
 from ops.errors import OpsError, UsageError
 from ops.replay.plan import PartPlan, Plan, Span
-from ops.replay.source import Chunk, Position
+from ops.replay.source import Chunk, Late, Position
 from stream_app.partition import read_value
 
 VERSION: Final = 1
@@ -156,6 +156,11 @@ class ExportSource:
         self._parts = {part.partition: part for part in parts}
         self._keys = None if keys is None else {key.decode("utf-8", "replace") for key in keys}
         self._is_stopped = is_stopped
+        self._late: dict[int, Late] = {}
+
+    def only_late(self, partition: int, late: Late) -> None:
+        """As `Source` says."""
+        self._late[partition] = late
 
     def chunks(self, positions: Mapping[int, Position]) -> Iterator[Chunk]:
         """As `Source` says.
@@ -184,7 +189,7 @@ class ExportSource:
                 value = _value_of(line, told)
                 crc = crc32(value or b"", crc)
                 read += 1
-                if self._keys is None or told["key"] in self._keys:
+                if self._is_wanted(number, told, value):
                     batch.append((told["written_ms"], _record(told, value)))
                 if read >= _RECORDS:
                     yield _chunk(number, batch, notes, told["offset"] + 1, read, crc)
@@ -197,6 +202,15 @@ class ExportSource:
         left: list[Record] = [record for _, record in reversed(notes)]
         answers = [record for record in left if isinstance(record, ReferenceKnown)]
         yield Chunk(number, left, part.end, 0, crc, answers)
+
+    def _is_wanted(self, number: int, told: Mapping[str, Any], value: bytes | None) -> bool:
+        key = told["key"]
+        if self._keys is not None and key not in self._keys:
+            return False
+        late = self._late.get(number)
+        if late is None or value is None or told["kind"] != EVENT or key is None:
+            return True
+        return not late.leaves(key.encode("utf-8", "replace"), value)
 
     def _notes(self, number: int) -> list[tuple[int, ReferenceKnown | Exchange]]:
         """Answers and exchanges of the live run, newest first."""

@@ -22,7 +22,7 @@ from cdc.clock_probe import Reading, best, compare
 from ops.dsn import with_options
 from ops.errors import OpsError, UsageError
 from ops.replay.plan import PartPlan, Plan, Span
-from ops.replay.source import Chunk, Position
+from ops.replay.source import Chunk, Late, Position
 
 if TYPE_CHECKING:
     from ops.config import Config
@@ -98,6 +98,9 @@ class ServersSource:
         self._keys = None if keys is None else {key.decode("utf-8", "replace") for key in keys}
         self._is_stopped = is_stopped
         self._clocks: dict[str, Clock | None] = {}
+
+    def only_late(self, partition: int, late: Late) -> None:
+        """Nothing: tables are read up to the longest call's end and no further."""
 
     def chunks(self, positions: Mapping[int, Position]) -> Iterator[Chunk]:
         """As `Source` says; it has no positions to go on from and is read whole.

@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from callstate.envelope import ReferenceKnown
-from callstate.events import CallEvent
+from callstate.events import CallEvent, format_time
 from ops.replay.digest import Ledger, PartInput
 from ops.replay.lines import cdr_line
 from ops.replay.pace import Pace
 from ops.replay.partition import PartitionReplay, Question, Told
 from ops.replay.partitioner import partition_of
 from ops.replay.plan import Span
-from ops.replay.source import Chunk, Position, Source
+from ops.replay.source import Chunk, Late, Position, Source
 
 _TELL_SECONDS: Final = 0.5
+_SLACK_US: Final = 3_600 * 1_000_000  # clocks that are off, and calls told late
 
 
 class Output(Protocol):
@@ -95,6 +96,41 @@ class LedgerOutput:
         """Nothing to keep."""
 
 
+class Tail:
+    """When all calls of a range are over, only what comes late to them still matters.
+
+    Many days may lie between a range and the topic's end. They are passed over at a fifth of the
+    cost: heartbeats are read, and events whose server's clock showed a time of the range or of its
+    longest call when they happened, or whose call was told without an end.
+    """
+
+    def __init__(self, span: Span, longest_us: int) -> None:
+        self._span = span
+        self._from_us = span.to_us + longest_us + _SLACK_US
+        self._unfinished: dict[int, set[bytes]] = {}
+        self._begun: set[int] = set()
+
+    def begins(self, part: PartitionReplay, told: Told) -> bool:
+        """Whether it begins now for a partition, of which this was told just now."""
+        number = part.partition
+        unfinished = self._unfinished.setdefault(number, set())
+        for call_id, call in told.calls.items():
+            cdr = call.cdr
+            if cdr is not None and self._span.holds(cdr.start_time_us):
+                key = call_id.encode("utf-8", "replace")
+                (unfinished.add if cdr.end_time_us is None else unfinished.discard)(key)
+        now_us = part.processor.watermark_us
+        if now_us is None or now_us < self._from_us or number in self._begun:
+            return False
+        self._begun.add(number)
+        return True
+
+    def late(self, number: int) -> Late:
+        """What a source may leave out from now on."""
+        before = format_time(self._from_us)[:19].replace("T", " ").encode()
+        return Late(before, self._unfinished[number])
+
+
 def read_parts(
     source: Source,
     parts: Mapping[int, PartitionReplay],
@@ -103,6 +139,7 @@ def read_parts(
     output: Output,
     *,
     pace: Pace | None = None,
+    tail: Tail | None = None,
     tell: Callable[[Reached], None] = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -122,6 +159,8 @@ def read_parts(
         _feed(part, chunk)
         _deliver(part, parts, partitions)
         told = part.take_told()
+        if tail is not None and tail.begins(part, told):
+            source.only_late(part.partition, tail.late(part.partition))
         if told.calls or told.nobody:
             output.take(part, told)
         if part.next_offset >= ends[chunk.partition]:

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from callstate.config import ResolutionConfig
+from callstate.config import ResolutionConfig, to_us
 from ops.replay import registry
 from ops.replay.pace import Pace, batch_of
 from ops.replay.partition import PartitionReplay, Told
 from ops.replay.plan import PartPlan, Plan
-from ops.replay.reading import LedgerOutput, PartResult, Reached, read_parts, result_of
+from ops.replay.reading import LedgerOutput, PartResult, Reached, Tail, read_parts, result_of
 from ops.replay.registry import Part
 from ops.replay.shadow import ShadowWriter, connect, table_names
 from ops.replay.source import KafkaSource, Source
@@ -95,6 +95,13 @@ class Job:
             batch_records_max=batch_of(self.records_per_second_max),
             is_stopped=is_stopped,
         )
+
+    def tail(self) -> Tail | None:
+        """What may be left out behind the range; None where calls have no longest time."""
+        if self.resolution.max_call_seconds <= 0:
+            return None
+        wait_seconds = max(0.0, self.resolution.failed_wait_seconds)
+        return Tail(self.plan.span, to_us(self.resolution.max_call_seconds + wait_seconds))
 
     def rules(self) -> ResolutionConfig:
         """The rules' settings as the first pass uses them: calls that are over are soon let go."""
@@ -192,10 +199,13 @@ def run_share(
     for plan in plans:
         parts[plan.partition].next_offset = plan.start
     output: LedgerOutput | ShadowOutput
+    is_resumed = False  # then nobody knows any more which calls had no end
     if job.replay_id is None:
         output = LedgerOutput(job.plan.span)
     else:
-        output = ShadowOutput(job, _take_up(job, parts))
+        written = _take_up(job, parts)
+        is_resumed = bool(written)
+        output = ShadowOutput(job, written)
     began = time.monotonic()
     try:
         with without_cycle_collection():
@@ -206,6 +216,7 @@ def run_share(
                 job.plan.partitions,
                 output,
                 pace=Pace(job.records_per_second_max),
+                tail=None if is_resumed else job.tail(),
                 tell=tell,
                 is_stopped=is_stopped,
             )

@@ -63,6 +63,33 @@ class Source(Protocol):
     def chunks(self, positions: Mapping[int, Position]) -> Iterator[Chunk]:
         """All chunks from these positions to the plan's ends, partitions in any turn."""
 
+    def only_late(self, partition: int, late: Late) -> None:
+        """From the next chunk on what is not late may be left out of a partition's records."""
+
+
+class Late(NamedTuple):
+    """What still matters when all calls of the range are over.
+
+    Attributes:
+        before: Events of before this time, `YYYY-MM-DD HH:MM:SS` by their server's clock.
+        keys: Of calls whose end is not known; may grow meanwhile.
+    """
+
+    before: bytes
+    keys: Collection[bytes]
+
+    def leaves(self, key: bytes | None, value: bytes) -> bool:
+        """Whether a record of kind `event` may be left out."""
+        at = value.find(_EVENT_TIME)
+        if at < 0:
+            return False
+        begins = at + len(_EVENT_TIME)
+        told = value[begins : begins + 10] + b" " + value[begins + 11 : begins + 19]
+        return told >= self.before and key not in self.keys
+
+
+_EVENT_TIME: Final = b'"event_time":"'
+
 
 class _Noted(NamedTuple):
     """A record of the topic of references, and when it was written."""
@@ -94,6 +121,11 @@ class KafkaSource:
         self._parts = {part.partition: part for part in parts}
         self._keys = keys
         self._is_stopped = is_stopped
+        self._late: dict[int, Late] = {}
+
+    def only_late(self, partition: int, late: Late) -> None:
+        """As `Source` says."""
+        self._late[partition] = late
 
     def chunks(self, positions: Mapping[int, Position]) -> Iterator[Chunk]:
         """As `Source` says.
@@ -141,7 +173,16 @@ class KafkaSource:
         last = group[-1].offset()
         assert last is not None
         keys = self._keys
-        if keys is None:
+        late = self._late.get(number)
+        if late is not None:
+            chosen = [
+                (message, value)
+                for message, value in zip(group, values, strict=True)
+                if value is None or not _is_event(message) or not late.leaves(message.key(), value)
+            ]
+            records = [_decoded(message, value) for message, value in chosen]
+            group = [message for message, _ in chosen]
+        elif keys is None:
             records = [
                 _decoded(message, value) for message, value in zip(group, values, strict=True)
             ]
@@ -282,6 +323,11 @@ def _at(positions: Mapping[int, Position], number: int) -> Position:
 
 
 _BEGINNING: Final = Position(0, 0)
+
+
+def _is_event(message: Message) -> bool:
+    headers: Any = message.headers()
+    return bool(headers) and headers[0] == _EVENT_HEADER
 
 
 def _decoded(message: Message, value: bytes | None) -> Record:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +16,17 @@ from ops.errors import OpsError
 from ops.replay import applying, comparing, registry
 from ops.replay.diff import Kind
 from ops.replay.driving import drive, settings_json
+from ops.replay.partition import PartitionReplay
+from ops.replay.reading import LedgerOutput, read_parts
 from ops.replay.registry import Replay
+from ops.replay.source import Late
 from ops.stack import Stack
 from tests.calls import iso
 from tests.replay_kit import (
     beat_at,
     begin,
     connect,
+    job_of,
     plan_of,
     put_at,
     replayed,
@@ -212,6 +218,65 @@ def test_an_event_after_the_late_horizon_is_in_the_replay_too(bed: Bed) -> None:
     assert done.result["returning"] == 1
     assert done.result["summary"]["changed"] == 0
     assert verified(bed, 0, 10).compared.equal
+    assert worker.stop() == 0
+
+
+def test_what_comes_days_later_counts_and_the_days_do_not(bed: Bed) -> None:
+    rules = dataclasses.replace(bed.settings.resolution, max_call_seconds=600.0)
+    bed.settings = dataclasses.replace(bed.settings, resolution=rules)
+    worker = bed.worker()
+    worker.wait_assigned()
+    early = {f"c{n}@h": call_rows(f"c{n}@h", n, seconds=10) for n in range(20)}
+    early["endless@h"] = call_rows("endless@h", 5, seconds=50_000)
+    for name, rows in early.items():
+        bed.put_rows(rows[:1] if name == "c3@h" else rows[:2] if name == "endless@h" else rows)
+    bed.flush()
+    bed.beat(60)
+    names = set(early)
+    for at in range(5_000, 60_000, 500):
+        names.add(f"later-{at}@h")
+        bed.put_rows(call_rows(f"later-{at}@h", at, seconds=10))
+        bed.beat(at + 400)
+        if at == 30_000:
+            bed.put_rows(early["c3@h"][1:])
+        if at == 55_000:
+            bed.put_rows(early["endless@h"][2:])
+        bed.flush()
+    step = itertools.count(60_000, 500)
+
+    def all_told() -> bool:
+        bed.beat(next(step))
+        bed.flush()
+        ended = bed.query("SELECT count(*) FROM cdrs WHERE termination = 'C'")[0][0]
+        return bool(ended == len(names))
+
+    until(all_told, "all calls have ended")
+    plan = plan_of(bed, 0, 100)
+    source = job_of(bed, plan).source(plan.parts)
+    left = []
+
+    class Counting:
+        def chunks(self, positions: Any) -> Any:
+            return source.chunks(positions)
+
+        def only_late(self, partition: int, late: Late) -> None:
+            left.append(partition)
+            source.only_late(partition, late)
+
+    job = job_of(bed, plan)
+    parts = {part.partition: PartitionReplay(job.rules(), part.partition) for part in plan.parts}
+    ends = {part.partition: part.end for part in plan.parts}
+    output = LedgerOutput(plan.span)
+    # One record a chunk, so that the range is behind before the last record is fetched.
+    source._batch = 1  # type: ignore[attr-defined]
+    read_parts(Counting(), parts, ends, 4, output, tail=job.tail())
+    assert sorted(left) == [0, 1, 2, 3]
+    told = sum(part.processor.counters.opened for part in parts.values())
+    assert told < len(names) - 50, "days were passed over"
+    assert verified(bed, 0, 100).compared.equal
+    done = replayed(bed, 0, 100)
+    assert done.result["summary"]["changed"] == 0
+    assert done.result["summary"]["unchanged"] == 21
     assert worker.stop() == 0
 
 

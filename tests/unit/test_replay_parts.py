@@ -33,6 +33,7 @@ from ops.replay.plan import PartPlan, Plan, Span, span_of
 from ops.replay.reading import Reached
 from ops.replay.registry import Replay, State
 from ops.replay.share import Job
+from ops.replay.source import Late
 from ops.replay.store import HashSet, ReplayStore
 from ops.replay.watching import Watching
 from ops.replay.workers import shares
@@ -205,6 +206,22 @@ def test_a_job_is_handed_to_other_processes() -> None:
     rules = ResolutionConfig(servers=("a",), time_correction=TimeCorrection.OFF)
     job = Job(plan(PartPlan(0, 0, 9)), rules, {"bootstrap.servers": "x"}, "t", "r", 7, "dbname=x")
     assert pickle.loads(pickle.dumps(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("value", "leaves"),
+    [
+        (b'{"row":{"event_time":"2024-03-04 08:59:59.999"}}', False),
+        (b'{"row":{"event_time":"2024-03-04T09:00:00.000Z"}}', True),
+        (b'{"row":{"event_time":"2024-03-05 00:00:00"}}', True),
+        (b'{"row":{"event_time": "2024-03-05 00:00:00"}}', False),
+        (b"not JSON", False),
+    ],
+)
+def test_behind_the_range_only_late_events_matter(value: bytes, leaves: bool) -> None:
+    late = Late(b"2024-03-04 09:00:00", {b"no end known"})
+    assert late.leaves(b"call", value) is leaves
+    assert late.leaves(b"no end known", value) is False
 
 
 @given(st.binary(max_size=40))
