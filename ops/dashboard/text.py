@@ -150,6 +150,7 @@ def filters(privacy: Privacy) -> dict[str, Callable[..., Any]]:
         "number": number,
         "percent": percent,
         "duration": words.duration,
+        "seconds_between": seconds_between,
         "size": words.size,
         "offset": words.offset,
         "lag": lambda value: words.NONE if value is None else words.duration(max(0.0, value)),

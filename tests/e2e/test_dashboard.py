@@ -81,6 +81,7 @@ def test_a_call_is_found_by_its_id_and_by_a_user(opened: Opened) -> None:
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
     page.get_by_role("link", name="usual-7@example.com").click()
     expect(page.get_by_role("heading", name="The record")).to_be_visible()
+    expect(page.get_by_text("Talked for")).to_be_visible()
     expect(page.locator(".facts")).to_contain_text("completed")
     page.goto(page.url.split("/calls")[0] + "/calls?q=sip:alice")
     expect(page.locator("table.rows tbody tr").first).to_contain_text("alice@example.com")
