@@ -1,0 +1,110 @@
+"""The Kubernetes manifests: probes that mean something, commands and settings that there are."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ops.config_sources import load
+from ops.dashboard.access import check_address, hash_password
+from ops.errors import ConfigError
+from tests.command_lines import parse
+
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
+SERVICES = ("reader", "worker", "dashboard")
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe").load_all((FOLDER / f"{name}.yaml").read_text()))
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = documents(name)[0]["spec"]["template"]["spec"]
+    return spec
+
+
+PODS = {name: pod(name) for name in (*SERVICES, "provision")}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_each_pod_runs_a_command_that_there_is(name):
+    (container,) = PODS[name]["containers"]
+    assert parse(container["args"]) == name
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_probes_ask_where_the_service_answers(name):
+    config = load(FOLDER / "cdrstream.toml", {}).config
+    (container,) = PODS[name]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert getattr(config, name).metrics_listen == f"0.0.0.0:{ports['metrics']}"
+    for probe, path in (
+        ("startupProbe", "/healthz"),
+        ("livenessProbe", "/healthz"),
+        ("readinessProbe", "/readyz"),
+    ):
+        assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
+    annotations = documents(name)[0]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(ports["metrics"])
+    assert PODS[name]["terminationGracePeriodSeconds"] > 10
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pods_are_nobody_and_write_nowhere(name):
+    spec = PODS[name]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 10001
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {mount["mountPath"].split("/")[1] for mount in container["volumeMounts"]} == {
+        "etc",
+        "tmp",
+    }
+
+
+def test_variables_of_services_are_kept_away():
+    """They would be unknown settings, and those stop a start."""
+    with pytest.raises(ConfigError):
+        load(FOLDER / "cdrstream.toml", {"CDRSTREAM_DASHBOARD_PORT": "tcp://10.0.0.9:80"})
+    assert all(spec["enableServiceLinks"] is False for spec in PODS.values())
+
+
+def test_selectors_find_their_pods_and_the_pages_want_a_login():
+    for name in SERVICES:
+        first, *others = documents(name)
+        labels = first["spec"]["template"]["metadata"]["labels"]
+        assert first["spec"]["selector"]["matchLabels"] == labels
+        for other in others:
+            selector = other["spec"]["selector"]
+            assert selector.get("matchLabels", selector) == labels
+    secret = {"CDRSTREAM_DASHBOARD__PASSWORD_HASH": hash_password("something long")}
+    section = load(FOLDER / "cdrstream.toml", secret).config.dashboard
+    assert check_address(section, section.listen)
+
+
+def test_kustomize_builds_it():
+    program = shutil.which("kubectl")
+    if program is None:  # the rest of this module does not need it
+        return
+    told = subprocess.run(
+        [program, "kustomize", FOLDER], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    built = list(YAML(typ="safe").load_all(told.stdout))
+    images = {
+        container["image"]
+        for each in built
+        if each["kind"] == "Deployment"
+        for container in each["spec"]["template"]["spec"]["containers"]
+    }
+    assert images == {PODS["provision"]["containers"][0]["image"]}
