@@ -8,7 +8,6 @@ at the end of the input.
 from __future__ import annotations
 
 import csv
-import gc
 import io
 import sys
 from array import array
@@ -40,6 +39,7 @@ from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, Ref
 from callstate.events import CallEvent, content_key, format_time, row_of
 from callstate.plain_rows import event_of_line
 from callstate.processor import DictStore, PartitionProcessor
+from ops.cycles import without_cycle_collection
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files
 
@@ -97,7 +97,7 @@ def run(
         UsageError: An input that does not exist, or a reference that has no rows.
     """
     files = row_files(inputs)
-    with _without_cycle_collection():
+    with without_cycle_collection():
         resolved = resolve_files(files, config, reference, explaining=provenance is not None)
     _warn_of_clocks(resolved)
     with _writing(out) as stream:
@@ -280,18 +280,6 @@ def _warn_of_clocks(resolved: Resolved) -> None:
         else:
             what = f"is off by {told.offset_us / 1e6:+.3f} s (+- {told.error_us / 1e6:.3f} s)"
         sys.stderr.write(f"the clock of server {told.server} {what}, as the {told.source} tells\n")
-
-
-@contextmanager
-def _without_cycle_collection() -> Iterator[None]:
-    """Events hold no cycles, and looking for some among millions took a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

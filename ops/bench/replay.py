@@ -12,17 +12,17 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, Final
+from typing import Final
 
 from callstate.events import format_time
 from ops.bench.live_calls import LiveCalls
+from ops.bench.parts import Part, arguments, run_parts
 from ops.bench.replaying import Asked
 from ops.bench.stream_bed import Bench, Line, Process, say, wait_until
 from ops.bench.stream_live import Seen, all_move, config_for, provisioned
@@ -37,8 +37,6 @@ _SHADOW_TARGET: Final = 60_000
 _SCALING_TARGET: Final = 1.7
 _MEMORY_TARGET_MB: Final = 300
 _LATENCY_TARGET: Final = 1.2
-
-Part = Callable[[argparse.Namespace, Path], Iterator[Line]]
 
 
 def _measured(bench: Bench, *, workers: int, to_shadow: bool) -> dict[str, float]:
@@ -189,40 +187,17 @@ PARTS: Final[dict[str, Part]] = {"speed": _speed, "memory": _memory, "beside": _
 
 def main() -> int:
     """Runs the parts that are asked for and prints one table."""
-    given = _arguments()
-    lines: list[Line] = []
-    with tempfile.TemporaryDirectory(prefix="cdrstream-bench-") as folder:
-        for name in given.only or PARTS:
-            say(f"{name} ...")
-            lines += PARTS[name](given, Path(folder))
-    if given.json:
-        print(json.dumps([_object(line) for line in lines], indent=2))
-        return 0
-    width = max(len(line.name) for line in lines)
-    for line in lines:
-        verdict = "" if line.met is None else "met" if line.met else "NOT MET"
-        print(f"{line.name:{width}}  {line.figure:>16}  {line.target:12} {verdict}".rstrip())
+    run_parts(PARTS, _arguments())
     return 0
 
 
-def _object(line: Line) -> dict[str, Any]:
-    return {
-        "name": line.name,
-        "figure": line.figure,
-        "target": line.target or None,
-        "met": line.met,
-    }
-
-
 def _arguments() -> argparse.Namespace:
-    asked = argparse.ArgumentParser(description="Figures of replays.")
-    asked.add_argument("--only", action="append", choices=[*PARTS], help="a part; repeatable")
+    asked = arguments("Figures of replays.", PARTS)
     asked.add_argument("--calls", type=int, default=100_000, help="calls of the backlog, for speed")
     asked.add_argument("--runs", type=int, default=3, help="of each; the median is told")
     asked.add_argument("--memory-calls", type=int, default=200_000, help="calls, for memory")
     asked.add_argument("--rate", type=float, default=1_000.0, help="events a second, for beside")
     asked.add_argument("--seconds", type=float, default=30.0, help="of each half, for beside")
-    asked.add_argument("--json", action="store_true", help="the table as JSON")
     return asked.parse_args()
 
 

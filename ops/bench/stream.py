@@ -7,20 +7,17 @@ on a real broker and a real PostgreSQL.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from ops.bench.parts import Part, arguments, run_parts
 from ops.bench.stream_backlog import one_worker, two_workers
-from ops.bench.stream_bed import Line, say
+from ops.bench.stream_bed import Line
 from ops.bench.stream_live import latency, takeover
 from ops.bench.stream_open import open_calls
 from ops.stack import Stack
-
-Part = Callable[[argparse.Namespace, Path], Iterator[Line]]
 
 
 def _backlog(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
@@ -66,34 +63,12 @@ PARTS: Final[dict[str, Part]] = {
 
 def main() -> int:
     """Runs the parts that are asked for and prints one table."""
-    given = _arguments()
-    lines: list[Line] = []
-    with tempfile.TemporaryDirectory(prefix="cdrstream-bench-") as folder:
-        for name in given.only or PARTS:
-            say(f"{name} ...")
-            lines += PARTS[name](given, Path(folder))
-    if given.json:
-        print(json.dumps([_object(line) for line in lines], indent=2))
-        return 0
-    width = max(len(line.name) for line in lines)
-    for line in lines:
-        verdict = "" if line.met is None else "met" if line.met else "NOT MET"
-        print(f"{line.name:{width}}  {line.figure:>14}  {line.target:32} {verdict}".rstrip())
+    run_parts(PARTS, _arguments())
     return 0
 
 
-def _object(line: Line) -> dict[str, Any]:
-    return {
-        "name": line.name.strip(),
-        "figure": line.figure,
-        "target": line.target or None,
-        "met": line.met,
-    }
-
-
 def _arguments() -> argparse.Namespace:
-    asked = argparse.ArgumentParser(description="Figures of the stream app's worker.")
-    asked.add_argument("--only", action="append", choices=[*PARTS], help="a part; repeatable")
+    asked = arguments("Figures of the stream app's worker.", PARTS)
     asked.add_argument("--calls", type=int, default=40_000, help="calls of the backlog")
     asked.add_argument("--faust-calls", type=int, default=8_000, help="calls of Faust's backlog")
     asked.add_argument("--runs", type=int, default=3, help="of each backlog; the median is told")
@@ -107,7 +82,6 @@ def _arguments() -> argparse.Namespace:
         "--open-calls", type=int, default=1_000_000, help="calls in progress, for open-calls"
     )
     asked.add_argument("--profile", type=Path, help="write cProfile's figures of a worker here")
-    asked.add_argument("--json", action="store_true", help="the table as JSON")
     return asked.parse_args()
 
 

@@ -6,16 +6,15 @@ after a kill. Refuses to know how many processes there are: that is `ops.replay.
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from psycopg import sql
 
 from callstate.config import ResolutionConfig, to_us
+from ops.cycles import without_cycle_collection
 from ops.replay import registry
 from ops.replay.pace import Pace, batch_of
 from ops.replay.partition import PartitionReplay, Told
@@ -227,18 +226,6 @@ def run_share(
     results = {plan.partition: result_of(parts[plan.partition], plan.start) for plan in plans}
     ledger = output if isinstance(output, LedgerOutput) else None
     return ShareResult(results, complete, ledger, began, ended)
-
-
-@contextmanager
-def without_cycle_collection() -> Iterator[None]:
-    """Events hold no cycles, and looking for some among hundreds of thousands takes long."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def keys_of(calls: Collection[str], servers: Collection[str]) -> frozenset[bytes]:

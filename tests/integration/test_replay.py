@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from ops.replay import applying, comparing, registry
-from ops.stack import Stack
-from tests.replay_kit import connect, replayed, verified
-from tests.streaming import Bed, call_rows, database, stream_stack, until
+from tests.replay_kit import bed, connect, replayed, verified
+from tests.streaming import Bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 def live_calls(bed: Bed, count: int, at: float = 0) -> list[str]:

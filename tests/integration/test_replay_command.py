@@ -9,31 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ops.stack import Stack
 from tests.cli_kit import cdrstream, environment
-from tests.replay_kit import config_of
-from tests.streaming import Bed, call_rows, database, stream_stack, until
+from tests.replay_kit import bed, config_of
+from tests.streaming import Bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(240)
 
 SPAN = ("--from", "2024-03-04T09:00:00Z", "--to", "2024-03-04T10:00:00Z")
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +22,7 @@ from ops.stack import Stack
 from tests.calls import iso
 from tests.replay_kit import (
     beat_at,
+    bed,
     begin,
     connect,
     job_of,
@@ -33,21 +32,11 @@ from tests.replay_kit import (
     verified,
     yesterday,
 )
-from tests.streaming import Bed, call_rows, database, stream_stack, until
+from tests.streaming import Bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 def wait_for(bed: Bed, names: set[str]) -> None:
