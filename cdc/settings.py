@@ -93,7 +93,7 @@ class ReaderSettings:
     connect_seconds: float = 10.0
     buffer_bytes_max: int = 64 * 1024 * 1024
     drain_messages_max: int = 2_000
-    drain_pause_seconds: float = 0.002
+    drain_pause_seconds: float = 0.005
     backfill_rows: int = 2_000
     slot_wait_seconds: float = 60.0
     retry_seconds_min: float = 0.2
