@@ -109,9 +109,53 @@ def downgrade(
     run(invocation.config, admin_dsn or (), drop=drop, yes=yes, echo=typer.echo)
 
 
+@command
+def acls(
+    invocation: Invocation,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--user",
+            metavar="ROLE=NAME",
+            help="Of reader, worker, replay, dashboard; default: cdrstream-ROLE.",
+        ),
+    ] = None,
+    give: Annotated[
+        bool, typer.Option("--apply", help="Give them, as a user who may; default: print them.")
+    ] = False,
+) -> None:
+    """Print, or give, the least rights at the broker that each role needs."""
+    from ops.install.acls import apply, script, users  # noqa: PLC0415
+
+    named = users(user or ())
+    if give:
+        typer.echo(f"{apply(invocation.config, named)} rights are there")
+        return
+    for line in script(invocation.config, named):
+        typer.echo(line)
+
+
+@command
+def test_ca(
+    _invocation: Invocation,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where its files go.")],
+    host: Annotated[
+        list[str],
+        typer.Option("--host", metavar="NAME[,NAME]", help="Who gets a certificate; repeatable."),
+    ],
+) -> None:
+    """Make a certificate authority and certificates, to try TLS out; for nothing else."""
+    from ops.install.authority import issue  # noqa: PLC0415
+
+    for path in issue(folder, host):
+        typer.echo(str(path))
+
+
 def add_to(app: typer.Typer) -> None:
     """Makes the commands known to `cdrstream`."""
+    app.command("acls")(acls)
     app.command("downgrade")(downgrade)
     app.command("health")(health)
     app.command("install-units")(install_units)
+    app.command("test-ca")(test_ca)
     app.command("traffic")(traffic)

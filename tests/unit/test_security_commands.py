@@ -1,0 +1,105 @@
+"""A test authority whose certificates hold, and rights that are the least."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ops import cli
+from ops.config import Config
+from ops.install.acls import Role, rights, users
+from ops.install.authority import issue
+from ops.topics import required
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("authority")
+    issue(made, ["db.example.com,127.0.0.1"])
+    return made
+
+
+def shake(folder: Path, name: str) -> None:
+    """A handshake in memory, as a client that wants `name`."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "db.example.com.pem", folder / "db.example.com.key")
+    client = ssl.create_default_context(cafile=folder / "ca.pem")
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = client.wrap_bio(to_client, to_server, server_hostname=name)
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):
+        for side in (here, there):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    assert here.version() is not None
+
+
+@pytest.mark.parametrize("name", ["db.example.com", "127.0.0.1"])
+def test_certificates_hold_for_their_names(folder, name):
+    shake(folder, name)
+
+
+def test_and_for_no_other(folder):
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(folder, "other.example.com")
+
+
+def test_keys_are_their_owners_alone_and_the_authority_is_kept(folder):
+    before = (folder / "ca.pem").read_bytes()
+    issue(folder, ["kafka"])
+    assert (folder / "ca.pem").read_bytes() == before
+    keys = list(folder.glob("*.key"))
+    assert len(keys) == 3
+    assert all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
+    assert {path.suffix for path in folder.iterdir()} <= {".pem", ".key", ".srl"}
+
+
+@pytest.mark.parametrize("host", ["", "a b", "ca", "../x", "x,"])
+def test_what_is_no_host_is_refused(host):
+    told = run("test-ca", "made", "--host", host)
+    assert told.exit_code == 2
+    assert not Path("made").exists()
+
+
+def test_every_topic_is_written_by_who_must_and_read_by_who_needs_it():
+    config = Config()
+    told = rights(config)
+    written = {each.name for each in told if "Write" in each.operations}
+    assert {topic.name for topic in required(config.kafka)} <= written
+    writers = {each.role for each in told if each.name == config.kafka.events_topic}
+    assert [
+        e.role for e in told if (e.name, e.operations) == (config.kafka.events_topic, ("Write",))
+    ] == [Role.READER]
+    assert writers == set(Role)
+    for role in (Role.REPLAY, Role.DASHBOARD):
+        assert {op for each in told if each.role is role for op in each.operations} == {"Read"}
+
+
+def test_rights_are_printed_for_kafkas_own_tool():
+    told = run("acls", "--user", "reader=r1", "--set", "kafka.topic_prefix=x.")
+    assert told.exit_code == 0
+    lines = told.output.splitlines()
+    assert len(lines) == len(rights(Config()))
+    assert any(
+        re.search(r"User:r1 --operation Write --topic x\.call-state-events$", line)
+        for line in lines
+    )
+    assert any("User:cdrstream-worker --operation Read --group cdrstream" in line for line in lines)
+    assert run("acls", "--user", "nobody=x").exit_code == 2
+    assert users(["worker=w"])[Role.WORKER] == "w"
