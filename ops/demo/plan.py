@@ -130,12 +130,16 @@ def config_text(bootstrap: str, dsns: Mapping[str, str], sink_dsn: str) -> str:
         lines += ["", "[[servers]]", f'name = "{name}"', f'dsn = "{dsn}"']
     lines += ["", "[sink]", f'dsn = "{sink_dsn}"']
     lines += ["", "[clock]", f"probe_interval_seconds = {PROBE_SECONDS}"]
-    lines += [
-        "",
+    lines += ["", *limits_lines()]
+    return "\n".join(lines) + "\n"
+
+
+def limits_lines() -> list[str]:
+    """The rules' limits that fit the traffic, as a section of a configuration file."""
+    return [
         "[resolution]",
         f"allowed_lateness_seconds = {LATENESS_SECONDS}",
         f"max_ringing_seconds = {MAX_RINGING_SECONDS}",
         f"failed_wait_seconds = {FAILED_WAIT_SECONDS}",
         f"max_call_seconds = {MAX_CALL_SECONDS}",
     ]
-    return "\n".join(lines) + "\n"

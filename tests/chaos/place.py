@@ -11,12 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.demo.plan import (
-    FAILED_WAIT_SECONDS,
-    LATENESS_SECONDS,
-    MAX_CALL_SECONDS,
-    MAX_RINGING_SECONDS,
-)
+from ops.demo.plan import limits_lines
 from ops.stack import ServerSpec, Stack, ports
 from ops.stack.kafka import BrokerSpec, Listener
 from tests.cli_kit import cdrstream
@@ -80,11 +75,5 @@ def _config(stack: Stack, links: Mapping[str, Proxy]) -> str:
     lines += ["[clock]", "probe_interval_seconds = 2"]
     lines += ["[reader]", "silence_seconds = 5"]
     lines += ["[worker]", "session_timeout_seconds = 6"]
-    lines += [
-        "[resolution]",
-        f"allowed_lateness_seconds = {LATENESS_SECONDS}",
-        f"max_ringing_seconds = {MAX_RINGING_SECONDS}",
-        f"failed_wait_seconds = {FAILED_WAIT_SECONDS}",
-        f"max_call_seconds = {MAX_CALL_SECONDS}",
-    ]
+    lines += limits_lines()
     return "\n".join(lines) + "\n"
