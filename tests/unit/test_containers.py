@@ -119,6 +119,11 @@ def test_everything_is_pinned_and_published_on_loopback_alone():
         assert "pip install" not in rest or re.search(r"uv==[\d.]+$", rest)
 
 
+def test_the_image_is_built_with_the_uv_that_locks():
+    (uv,) = re.findall(r"^uv_version=(\S+)", (ROOT / "scripts/setup.sh").read_text(), re.MULTILINE)
+    assert f"uv=={uv}" in DOCKERFILE.read_text()
+
+
 def test_our_containers_write_nowhere_and_are_nobody():
     for name, service in OURS.items():
         assert service["read_only"] is True, name
