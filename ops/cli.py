@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ops.install import cli as install_commands
+from ops.install.cli import AdminDsnOption
 from ops.invocation import ConfigOption, DebugOption, Invocation, SetOption, command
 from ops.replay import cli as replay_commands
 
@@ -93,14 +94,7 @@ def before(
 @command
 def provision(
     invocation: Invocation,
-    admin_dsn: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--admin-dsn",
-            metavar="NAME=DSN",
-            help="Administrator's DSN of a server (or of `sink`); default: the configured one.",
-        ),
-    ] = None,
+    admin_dsn: AdminDsnOption = None,
     server: ServerOption = None,
     print_sql: Annotated[
         bool, typer.Option("--print-sql", help="Print the SQL for doing it by hand; do nothing.")

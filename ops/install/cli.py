@@ -13,6 +13,15 @@ import typer
 
 from ops.invocation import Invocation, command
 
+AdminDsnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--admin-dsn",
+        metavar="NAME=DSN",
+        help="Administrator's DSN of a server (or of `sink`); default: the configured one.",
+    ),
+]
+
 
 class ServiceChoice(StrEnum):
     """The services that can be asked."""
@@ -90,14 +99,7 @@ def install_units(
 @command
 def downgrade(
     invocation: Invocation,
-    admin_dsn: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--admin-dsn",
-            metavar="NAME=DSN",
-            help="Administrator's DSN of a server (or of `sink`); default: the configured one.",
-        ),
-    ] = None,
+    admin_dsn: AdminDsnOption = None,
     drop: Annotated[
         bool, typer.Option("--drop", help="Drop our tables; by default they are moved aside.")
     ] = False,
