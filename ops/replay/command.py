@@ -166,7 +166,7 @@ def run_show(
         if call_id is not None:
             _show_call(config, connection, shown, call_id, as_json=as_json)
         elif changes or wanted is not None:
-            _has_tables(shown)
+            _has_tables(connection, shown)
             found = comparing.changes(connection, replay_id, kind=wanted)
             if as_json:
                 _write_lines("-", found)
@@ -422,7 +422,7 @@ def _show_call(
     from ops.explain import render  # noqa: PLC0415  on demand
     from ops.explain_command import from_sink  # noqa: PLC0415  on demand
 
-    _has_tables(replay)
+    _has_tables(connection, replay)
     found = list(comparing.changes(connection, replay.id, call_id=call_id))
     if not found:
         raise UsageError(f"replay {replay.id} does not change {call_id!r:.200}")
@@ -449,9 +449,14 @@ def _show_call(
         typer.echo(text.plain)
 
 
-def _has_tables(replay: Replay) -> None:
-    if replay.state in (State.DROPPED, State.RUNNING):
-        raise UsageError(f"replay {replay.id} is {replay.state.value}: it has no changes to show")
+def _has_tables(connection: Connection, replay: Replay) -> None:
+    if replay.state is State.RUNNING:
+        raise UsageError(
+            f"replay {replay.id} is running: it has no changes to show yet",
+            f"where it was interrupted: cdrstream replay --resume {replay.id}",
+        )
+    if not _tables_are_there(connection, replay.id):
+        raise UsageError(f"the shadow tables of replay {replay.id} have been dropped")
 
 
 def _tables_are_there(connection: Connection, replay_id: int) -> bool:

@@ -22,6 +22,7 @@ from ops.replay.plan import Plan
 from ops.replay.shadow import Connection
 
 _LOCK_CLASS: Final = 0x63647278  # "cdrx": one process at a time drives a replay
+_WRITERS_CLASS: Final = 0x63647277  # "cdrw": held by each process that fills its tables
 
 
 class State(StrEnum):
@@ -137,10 +138,21 @@ def held(connection: Connection, replay_id: int) -> Iterator[None]:
             f"replay {replay_id} is at work in another process", "wait for it, or end that one"
         )
     try:
+        # Processes whose driver was killed end at their next chunk: until then they write.
+        writers = (_WRITERS_CLASS, replay_id % 2**31)
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", writers)
+        connection.execute("SELECT pg_advisory_unlock(%s, %s)", writers)
         yield
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", asked)
+
+
+def write_for(connection: Connection, replay_id: int) -> None:
+    """This process fills the replay's tables, as long as the connection lives."""
+    connection.execute(
+        "SELECT pg_advisory_lock_shared(%s, %s)", (_WRITERS_CLASS, replay_id % 2**31)
+    )
 
 
 def parts(connection: Connection, replay_id: int) -> dict[int, Part]:

@@ -139,6 +139,7 @@ class ShadowOutput:
         self._replay_id = job.replay_id
         self._seconds = job.checkpoint_seconds
         self._connection = connect(job.dsn, job.schema, f"cdrstream replay {job.replay_id}")
+        registry.write_for(self._connection, job.replay_id)
         self._writer = ShadowWriter(job.dsn, job.schema, job.replay_id)
         self._written = dict(rows_written)
         self._kept_at = time.monotonic()

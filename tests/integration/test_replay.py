@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from ops.errors import OpsError
 from ops.replay import applying, comparing, registry
-from tests.replay_kit import bed, connect, replayed, verified
+from ops.replay.driving import drive
+from tests.replay_kit import bed, begin, connect, plan_of, replayed, verified
 from tests.streaming import Bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
@@ -86,6 +90,56 @@ def test_a_difference_is_found_applied_and_taken_back(bed: Bed) -> None:
             assert applying.undo(connection, done) == applying.Applied(3, 0)
             assert bed.query("SELECT * FROM cdrs ORDER BY call_id") == broken
     assert worker.stop() == 0
+
+
+def test_what_the_rules_hide_loses_its_record_and_gets_it_back(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    hold = call_rows("hold@host", 0)
+    for row in hold:
+        row["to_url"] = "<sip:~~mh~1@example.com>"
+    bed.put_rows(hold)
+    names = live_calls(bed, 3)
+    until(lambda: bed.query("SELECT 1 FROM cdr_provenance WHERE hidden_reason IS NOT NULL"), "told")
+    with connect(bed) as connection:
+        connection.execute(
+            "INSERT INTO cdrs (id, call_id, from_tag, to_tag, caller_aor, callee_aor, start_time,"
+            " termination) SELECT 4711, 'hold@host', from_tag, to_tag, caller_aor, callee_aor,"
+            " start_time, 'U' FROM cdrs WHERE call_id = %s",
+            (names[0],),
+        )
+        broken = bed.query("SELECT * FROM cdrs ORDER BY call_id")
+        done = replayed(bed, 0, 30)
+        [change] = comparing.changes(connection, done.id)
+        assert (change["call_id"], change["kinds"]) == ("hold@host", ["removed"])
+        assert applying.apply(connection, done) == applying.Applied(1, 0)
+        assert bed.cdr_ids() == names
+        assert applying.undo(connection, registry.get(connection, done.id)).replaced == 1
+        assert bed.query("SELECT * FROM cdrs ORDER BY call_id") == broken
+    assert worker.stop() == 0
+
+
+def test_two_processes_never_drive_one_replay(bed: Bed) -> None:
+    bed.put_rows(call_rows("c@h", 0))
+    bed.beat(60)
+    bed.flush()
+    job = begin(bed, plan_of(bed, 0, 10))
+    assert job.replay_id is not None
+    with (
+        connect(bed) as other,
+        registry.held(other, job.replay_id),
+        pytest.raises(OpsError, match="at work in another process"),
+    ):
+        drive(job)
+    with connect(bed) as orphan, ThreadPoolExecutor(1) as pool:
+        registry.write_for(orphan, job.replay_id)
+        driven = pool.submit(drive, job)
+        until(
+            lambda: bed.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"),
+            "it waits for a process that was left behind",
+        )
+        orphan.close()
+        assert driven.result(60).result["summary"]["kinds"]["added"] == 1
 
 
 def test_calls_of_different_processes_ask_each_other(bed: Bed) -> None:
