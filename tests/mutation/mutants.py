@@ -148,13 +148,18 @@ MUTANTS = (
     ),
     Mutant(
         "offsets are applied the wrong way round",
-        "[event.time_us - o[0] for",
-        "[event.time_us + o[0] for",
+        "times[index] -= offset_us",
+        "times[index] += offset_us",
     ),
     Mutant(
-        "offsets within their error are applied",
-        "return offset_us > error_us or -offset_us > error_us",
-        "return offset_us != 0",
+        "the probe's offsets within their error are applied",
+        "applies = mode is TimeCorrection.AUTO and not -error_us <= offset_us <= error_us",
+        "applies = mode is TimeCorrection.AUTO and offset_us != 0",
+    ),
+    Mutant(
+        "the traffic's offsets within their error are applied",
+        "if not -bound_us <= offset_us <= bound_us:",
+        "if offset_us:",
     ),
     Mutant(
         "a failure waits for nothing",

@@ -16,10 +16,13 @@ AUTO = TimeCorrection.AUTO
 
 
 class Traffic:
-    """Says that `t` is two seconds ahead, give or take 10 ms; of `q` it knows nothing."""
+    """Says that a server is two seconds ahead, give or take 10 ms; of `q` it knows nothing."""
+
+    def __init__(self, offset_us: int = 2 * US) -> None:
+        self.offset_us = offset_us
 
     def offsets(self, server: str, told: Sequence[CallEvent]) -> list[tuple[int, int]]:
-        return [] if server == "q" else [(2 * US, 10_000)] * len(told)
+        return [] if server == "q" else [(self.offset_us, 10_000)] * len(told)
 
 
 def seconds(
@@ -43,6 +46,11 @@ def test_a_clock_that_is_ahead_is_put_back() -> None:
 @pytest.mark.parametrize(("offset", "time"), [(0.05, 10), (-0.05, 10), (0.051, 9.949)])
 def test_only_an_offset_that_exceeds_its_error_is_applied(offset: float, time: float) -> None:
     assert seconds(events(row("R", 10, clock=clock(offset, 0.05)))) == [time]
+
+
+@pytest.mark.parametrize(("offset_us", "time"), [(10_000, 10), (-10_000, 10), (20_000, 9.98)])
+def test_the_traffics_offset_too_has_to_exceed_its_error(offset_us: int, time: float) -> None:
+    assert seconds(events(row("R", 10)), Traffic(offset_us)) == [time]
 
 
 def test_correction_can_be_off_and_still_tells_the_offset() -> None:
