@@ -141,10 +141,10 @@ def test_a_frozen_tree_ends_too(tmp_path) -> None:
     kept = keep(tmp_path, argv)
     deep = grandchild()
     kept.pause()
-    assert Path(f"/proc/{deep}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    # The signal is on its way when `pause` returns, and so is the end when `kill` does.
+    until(lambda: Path(f"/proc/{deep}/stat").read_text().rpartition(")")[2].split()[0] == "T", "")
     kept.kill()
-    assert gone(kept.pid)
-    assert gone(deep)
+    until(lambda: gone(kept.pid) and gone(deep), "all end")
     assert not kept.alive
 
 
