@@ -121,7 +121,7 @@ def replay_undo(invocation: Invocation, replay_id: IdArgument, yes: YesOption = 
 @command
 def replay_list(invocation: Invocation, as_json: JsonOption = False) -> None:
     """List all replays, the newest first."""
-    from ops.replay.command import run_list  # noqa: PLC0415
+    from ops.replay.showing import run_list  # noqa: PLC0415
 
     run_list(invocation, as_json=as_json)
 
@@ -142,7 +142,7 @@ def replay_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a replay's result, its changes, or one call explained old against new."""
-    from ops.replay.command import run_show  # noqa: PLC0415
+    from ops.replay.showing import run_show  # noqa: PLC0415
 
     run_show(invocation, replay_id, changes=changes, call_id=call, kind=kind, as_json=as_json)
 

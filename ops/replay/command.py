@@ -1,6 +1,6 @@
 """How the options of `replay` and `export-events` meet the configuration.
 
-Owns that, what is printed where, and the answer to Ctrl-C. Refuses to read, compare and apply.
+Owns that, and the answer to Ctrl-C. Refuses to read, compare, apply and print changes.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,20 +19,16 @@ from ops.config import resolution_config, worker_settings
 from ops.errors import EXIT_FAILED, OpsError, UsageError
 from ops.invocation import Invocation
 from ops.replay import applying, comparing, registry, shadow, words
-from ops.replay.diff import Kind
 from ops.replay.driving import Stopped, drive, settings_json, verify
 from ops.replay.pace import step_back
 from ops.replay.plan import Plan, Span, plan_topic, span_of
 from ops.replay.registry import Replay, State
 from ops.replay.share import Job
+from ops.replay.showing import JSON_VERSION, show, sink_of, write_lines
 from ops.replay.watching import Watching
 
 if TYPE_CHECKING:
     from ops.config import Config
-    from ops.replay.shadow import Connection
-
-JSON_VERSION: Final = 1
-_WORST: Final = 10
 
 
 def run_replay(
@@ -62,7 +58,7 @@ def run_replay(
     if resume is None:
         span = _span(from_text, to_text)
         plan = _plan(config, span, server, calls, source, from_servers=from_servers)
-    with _sink(config) as connection:
+    with sink_of(config) as connection:
         if resume is None:
             begun = registry.add(connection, plan, settings_json(resolution_config(config)))
             shadow.create(connection, begun.id)
@@ -79,9 +75,9 @@ def run_replay(
         sys.stderr.write("records of the range are gone: the topic's retention has eaten them\n")
     done = _driven(config, begun, workers)
     if diff is not None:
-        with _sink(config) as connection:
-            _write_lines(diff, comparing.changes(connection, done.id))
-    _show(config, done, as_json=as_json)
+        with sink_of(config) as connection:
+            write_lines(diff, comparing.changes(connection, done.id))
+    show(config, done, as_json=as_json)
     if exit_code and done.result["summary"]["changed"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -134,52 +130,6 @@ def run_verify(
         )
 
 
-def run_list(invocation: Invocation, *, as_json: bool) -> None:
-    """Prints all replays, the newest first."""
-    with _sink(invocation.config) as connection:
-        replays = list(registry.listed(connection))
-    if as_json:
-        typer.echo(json.dumps([_as_object(replay) for replay in replays], indent=2))
-        return
-    for line in words.list_lines(replays):
-        typer.echo(line)
-
-
-def run_show(
-    invocation: Invocation,
-    replay_id: int,
-    *,
-    changes: bool,
-    call_id: str | None,
-    kind: str | None,
-    as_json: bool,
-) -> None:
-    """Prints a replay, its changes, or one call old against new.
-
-    Raises:
-        UsageError: There is no such replay, kind or change.
-    """
-    config = invocation.config
-    wanted = _kind(kind)
-    with _sink(config) as connection:
-        shown = registry.get(connection, replay_id)
-        if call_id is not None:
-            _show_call(config, connection, shown, call_id, as_json=as_json)
-        elif changes or wanted is not None:
-            _has_tables(connection, shown)
-            found = comparing.changes(connection, replay_id, kind=wanted)
-            if as_json:
-                _write_lines("-", found)
-            else:
-                for line in words.worst(found):
-                    typer.echo(line)
-        elif "summary" not in shown.result:
-            typer.echo(f"replay {shown.id}: {shown.plan.span}, {shown.state.value}")
-            typer.echo(f"  cdrstream replay --resume {shown.id}")
-        else:
-            _show(config, shown, as_json=as_json)
-
-
 def run_apply(
     invocation: Invocation, replay_id: int, *, accept_missing: bool, is_sure: bool
 ) -> None:
@@ -189,7 +139,7 @@ def run_apply(
         OpsError: It may not be applied, or nobody has agreed.
     """
     config = invocation.config
-    with _sink(config) as connection:
+    with sink_of(config) as connection:
         chosen = registry.get(connection, replay_id)
         applying.check(
             chosen,
@@ -220,7 +170,7 @@ def run_undo(invocation: Invocation, replay_id: int, *, is_sure: bool) -> None:
     Raises:
         OpsError: It is not applied, or nobody has agreed.
     """
-    with _sink(invocation.config) as connection:
+    with sink_of(invocation.config) as connection:
         chosen = registry.get(connection, replay_id)
         if not is_sure:
             _agree(f"Take replay {replay_id} back?")
@@ -237,7 +187,7 @@ def run_drop(invocation: Invocation, replay_id: int) -> None:
     Raises:
         UsageError: There is no such replay.
     """
-    with _sink(invocation.config) as connection:
+    with sink_of(invocation.config) as connection:
         chosen = registry.get(connection, replay_id)
         with registry.held(connection, replay_id):
             shadow.drop(connection, replay_id)
@@ -392,118 +342,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _sink(config: Config) -> Iterator[Connection]:
-    with shadow.connect(config.sink_dsn(), config.sink.schema_name, "cdrstream replay") as found:
-        yield found
-
-
-def _show(config: Config, replay: Replay, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(_as_object(replay), indent=2))
-        return
-    for line in words.table(replay, settings_json(resolution_config(config))):
-        typer.echo(line)
-    if replay.state is not State.DROPPED and replay.result["summary"]["changed"]:
-        with _sink(config) as connection:
-            if not _tables_are_there(connection, replay.id):
-                return
-            typer.echo("")
-            for line in words.worst(comparing.changes(connection, replay.id, limit=_WORST)):
-                typer.echo(line)
-    typer.echo("")
-    for line in words.next_steps(replay):
-        typer.echo(line)
-
-
-def _show_call(
-    config: Config, connection: Connection, replay: Replay, call_id: str, *, as_json: bool
-) -> None:
-    from ops.explain import render  # noqa: PLC0415  on demand
-    from ops.explain_command import from_sink  # noqa: PLC0415  on demand
-
-    _has_tables(connection, replay)
-    found = list(comparing.changes(connection, replay.id, call_id=call_id))
-    if not found:
-        raise UsageError(f"replay {replay.id} does not change {call_id!r:.200}")
-    change = found[0]
-    if as_json:
-        typer.echo(json.dumps({"v": JSON_VERSION, **change}, indent=2))
-        return
-    for line in words.change_lines(change):
-        typer.echo(line)
-    why = comparing.reasons(connection, replay.id, call_id)
-    typer.echo("\n=== as it is")
-    try:
-        old = from_sink(config.sink_dsn(), call_id, config.sink.schema_name)
-    except OpsError:
-        typer.echo("the service has told nothing of it")
-    else:
-        for text in render(*old):
-            typer.echo(text.plain)
-    typer.echo("\n=== as the replay has it")
-    if why is None:
-        typer.echo("nothing is known of it")
-        return
-    for text in render(why, change["new"], str(why.get("hidden_reason") or "")):
-        typer.echo(text.plain)
-
-
-def _has_tables(connection: Connection, replay: Replay) -> None:
-    if replay.state is State.RUNNING:
-        raise UsageError(
-            f"replay {replay.id} is running: it has no changes to show yet",
-            f"where it was interrupted: cdrstream replay --resume {replay.id}",
-        )
-    if not _tables_are_there(connection, replay.id):
-        raise UsageError(f"the shadow tables of replay {replay.id} have been dropped")
-
-
-def _tables_are_there(connection: Connection, replay_id: int) -> bool:
-    row = connection.execute(
-        "SELECT to_regclass(%s) IS NOT NULL", (f"replay_{replay_id}_changes",)
-    ).fetchone()
-    return bool(row and row[0])
-
-
-def _kind(text: str | None) -> Kind | None:
-    if text is None:
-        return None
-    try:
-        return Kind(text)
-    except ValueError:
-        known = ", ".join(f"'{kind.value}'" for kind in Kind)
-        raise UsageError(f"--kind {text!r}: must be one of {known}") from None
-
-
 def _agree(question: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to agree", "give --yes")
     if not typer.confirm(question, default=False, err=True):
         raise OpsError("nothing was changed")
-
-
-def _as_object(replay: Replay) -> dict[str, Any]:
-    return {
-        "v": JSON_VERSION,
-        "id": replay.id,
-        "state": replay.state.value,
-        "from_us": replay.plan.span.from_us,
-        "to_us": replay.plan.span.to_us,
-        "source": replay.plan.source,
-        "settings": dict(replay.settings),
-        "result": dict(replay.result),
-        "version": replay.version,
-        "created_at": replay.created_at.isoformat(),
-    }
-
-
-def _write_lines(path: str, found: Iterable[dict[str, Any]]) -> None:
-    """One object a line; ASCII, for what strangers wrote may be on its way to a terminal."""
-    if path == "-":
-        for change in found:
-            sys.stdout.write(json.dumps(change) + "\n")
-        return
-    with Path(path).open("w", encoding="ascii") as stream:
-        for change in found:
-            stream.write(json.dumps(change) + "\n")
