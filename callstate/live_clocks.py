@@ -23,6 +23,7 @@ from callstate.traffic_clocks import FittedClocks, fit
 
 _FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
 _CHECK_EVERY_US: Final = 900 * 1_000_000  # where the traffic only checks the probes
+_CHECK_APART_US: Final = 500_000  # of one server's answers that are looked at for that
 _DRIFT_LIMIT: Final = 500e-6  # no quartz is worse; faster than that is a step
 _ANSWERS: Final = (kinds.SETUP, kinds.FAILURE)
 _STEP_LEAST_US: Final = 20_000
@@ -45,6 +46,7 @@ class LiveClocks:
         self._evidence = Evidence()
         self._fresh = 0
         self._unprobed = False
+        self._checked_us: dict[str, int] = {}
         self._fitted: FittedClocks | None = None
         self.reshaped = False  # the newest fit has other steps than the one before
         self._shift_us = 0
@@ -62,6 +64,8 @@ class LiveClocks:
         """
         if event.clock is None:
             self._unprobed = True
+        elif not self._unprobed and self._is_soon(event):
+            return []
         effects: list[Effect] = []
         known = list(others)
         if not _is_seen_twice(event, known):
@@ -70,6 +74,14 @@ class LiveClocks:
             if self.heard(exchange) and self._unprobed and self._evidence.may_share(exchange):
                 effects.append(ShareExchange(exchange))
         return effects
+
+    def _is_soon(self, event: CallEvent) -> bool:
+        """Whether the traffic said enough of a server just now: probed clocks it only checks."""
+        last_us = self._checked_us.get(event.server)
+        if last_us is not None and abs(event.time_us - last_us) < _CHECK_APART_US:
+            return True
+        self._checked_us[event.server] = event.time_us
+        return False
 
     def heard(self, exchange: Exchange) -> bool:
         """An exchange, of this partition or another; False where it is known already."""
@@ -229,6 +241,7 @@ class LiveClocks:
             "evidence": self._evidence.snapshot(),
             "fresh": self._fresh,
             "unprobed": self._unprobed,
+            "checked": self._checked_us,
             "fitted": None if self._fitted is None else self._fitted.to_json(),
             "fitted_at_us": self._fitted_at_us,
             "shift_us": self._shift_us,
@@ -242,6 +255,7 @@ class LiveClocks:
         self._evidence.restore(snapshot["evidence"])
         self._fresh = snapshot["fresh"]
         self._unprobed = snapshot["unprobed"]
+        self._checked_us = dict(snapshot.get("checked", {}))
         fitted = snapshot["fitted"]
         self._fitted = None if fitted is None else FittedClocks.from_json(fitted)
         self._fitted_at_us = snapshot["fitted_at_us"]

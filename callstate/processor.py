@@ -123,6 +123,7 @@ class PartitionProcessor:
         self._events_max = config.call_events_max
         self._grace_us = to_us(config.grace_seconds)
         self._timers: list[tuple[int, str]] = []
+        self._timers_moved = 0  # entries of `_timers` that another one has replaced, at most
         self._touched: dict[str, CallState] = {}
         self._gaps: list[tuple[int, int]] = []
         self._clocks = LiveClocks(config)
@@ -218,6 +219,7 @@ class PartitionProcessor:
             self._clocks.restore(snapshot["clocks"])
             self.counters = Counters.from_json(snapshot["counters"])
         self._timers = [(due_us, call_id) for call_id, due_us in self._calls.deadlines()]
+        self._timers_moved = 0
         heapq.heapify(self._timers)
 
     # -- records ---------------------------------------------------------------------------
@@ -390,17 +392,31 @@ class PartitionProcessor:
         return sorted(found, key=itemgetter(0))
 
     def _set_timer(self, call_id: str, state: CallState, due_us: int) -> None:
+        self._timers_moved += state.deadline_us is not None
         state.deadline_us = due_us
         heapq.heappush(self._timers, (due_us, call_id))
+        if self._timers_moved > _MOVED_LEAST and self._timers_moved * 2 > len(self._timers):
+            self._drop_moved_timers()
+
+    def _drop_moved_timers(self) -> None:
+        """An answered call's timer lies hours ahead: most calls end long before it is due."""
+        held = [timer for timer in set(self._timers) if self._deadline(timer[1]) == timer[0]]
+        heapq.heapify(held)
+        self._timers = held
+        self._timers_moved = 0
+
+    def _deadline(self, call_id: str) -> int | None:
+        state = self._touched.get(call_id)
+        return self._calls.deadline(call_id) if state is None else state.deadline_us
 
     def _fire_timers(self, now: int) -> None:
         while self._timers and self._timers[0][0] <= now:
             due_us, call_id = heapq.heappop(self._timers)
-            state = self._touched.get(call_id)
-            set_us = self._calls.deadline(call_id) if state is None else state.deadline_us
-            if set_us != due_us:
+            if self._deadline(call_id) != due_us:
+                self._timers_moved -= 1
                 continue  # another look was set meanwhile, or the call is forgotten
             state = self._call(call_id)
+            state.deadline_us = None
             self._look_at(call_id, state, now)
 
     def _look_at(self, call_id: str, state: CallState, now: int) -> None:
@@ -413,7 +429,6 @@ class PartitionProcessor:
         final_us = judgement.final_us
         # Of a Call-ID that was used again the first call is told for long: the newest one decides.
         if (not state.closed or len(judgement.uses) > 1) and (final_us is None or final_us >= now):
-            state.deadline_us = None
             if final_us is not None:
                 self._set_timer(call_id, state, final_us + 1)
             return
@@ -429,6 +444,7 @@ class PartitionProcessor:
 
 # A call of more events is a flood: looking at all of them for each would be quadratic.
 _FEW_EVENTS = 200
+_MOVED_LEAST = 1_000
 _ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
 _NEW, _DUPLICATE = Applied.NEW, Applied.DUPLICATE
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from callstate.call import CallState
+from callstate.config import ResolutionConfig
 from callstate.effects import (
     AnswerReference,
     AskReference,
@@ -243,3 +244,18 @@ def test_a_use_that_a_late_event_joins_to_the_first_is_taken_back() -> None:
     assert hidden.call_id == "call;from-tag=q"
     assert hidden.reason == "one call with call"
     assert [effect.cdr.call_id for effect in revised if isinstance(effect, EmitCdr)] == ["call"]
+
+
+def test_timers_of_calls_that_are_over_do_not_pile_up() -> None:
+    """An answered call's own limit lies hours ahead: its timer goes when the call has ended."""
+    store = DictStore()
+    door = PartitionProcessor(ResolutionConfig(servers=("s",)), store)
+    for number in range(6_000):
+        call_id, at = f"c{number}", number / 10
+        told = (row("R", at), row("S", at + 1), row("E", at + 2, cseq=2))
+        named = ({**each, "call_id": call_id} for each in told)
+        door.feed([*events(*named), beat("s", at + 3)])
+    assert len(door._timers) <= 2 * len(store) + 1_001
+    assert all(store.deadline(call_id) is not None for call_id in store)
+    due = {call_id for due_us, call_id in door._timers if store.deadline(call_id) == due_us}
+    assert due == set(store)
