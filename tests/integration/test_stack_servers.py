@@ -79,7 +79,7 @@ def test_servers_are_different_ones(stack: Stack) -> None:
         with server.connect() as conn:
             row = conn.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
             identities.add(row)
-    assert len(identities) == 3
+    assert len(identities) == len(list(stack.servers)) >= 3  # other tests may have added some
 
 
 def test_nothing_listens_but_on_loopback(stack: Stack) -> None:
