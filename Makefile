@@ -27,7 +27,7 @@ compiled:
 
 test-compiled: compiled
 	@PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.tools/compiled $(python) -m pytest -o pythonpath=.tools/compiled \
-	  tests/unit tests/property $(ARGS)
+	  $$(grep -l callstate tests/unit/*.py) tests/property $(ARGS)
 
 lint: setup
 	@$(python) -m ruff format --check
