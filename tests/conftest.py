@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# What runs unattended draws the same examples each time, and prints how to draw a failure again.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=(HealthCheck.too_slow,),
+)
+settings.register_profile(
+    "search",
+    settings.get_profile("ci"),
+    derandomize=False,
+    max_examples=2_000,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 DATA = Path(__file__).parent / "data"
 NEED_SERVICES = ("integration", "e2e")

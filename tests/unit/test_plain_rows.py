@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from callstate.envelope import EVENT, Malformed, event_message, read_message
@@ -67,7 +67,6 @@ def test_absent_and_null_are_read_alike_and_still_the_short_way(column: str) -> 
     assert event_of_line(null, "a") == event_of_line(absent, "a") == tolerantly(null) is not None
 
 
-@settings(deadline=None)  # a shared machine may be slow for a moment
 @given(st.dictionaries(st.sampled_from([*COLUMNS, "unknown", "row"]), VALUES, max_size=4))
 def test_what_is_read_the_short_way_is_what_the_tolerant_way_reads(changed: dict[str, Any]) -> None:
     line = json.dumps({**ROW, **changed}).encode()
