@@ -37,7 +37,7 @@ WITH calls AS (
     SELECT calls.call_id, held AS old, rebuilt AS new, why.revision AS old_revision,
         rebuilt.revision AS new_revision, why.watermark, why.suspect, rebuilt.start_lost,
         ({old_columns}) IS DISTINCT FROM ({new_columns}) AS differs,
-        floor(extract(epoch FROM held.end_time - held.connect_time)) AS seconds
+        ceil(greatest(extract(epoch FROM held.end_time - held.connect_time), 0)) AS seconds
     FROM calls
     LEFT JOIN cdrs AS held USING (call_id)
     LEFT JOIN {cdrs} AS rebuilt USING (call_id)

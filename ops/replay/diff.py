@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from callstate.cdr import TIME_COLUMNS
 from callstate.events import parse_time_us
+from ops.diff.classify import OTHER_COLUMNS, PARTY_COLUMNS, TERMINATION_COLUMNS, bill
 
 Record = Mapping[str, Any]
 
@@ -37,16 +38,6 @@ class Kind(StrEnum):
 STANDING: Final = frozenset((Kind.NEWER, Kind.CUT, Kind.NOT_REBUILT))
 """What is never applied: the replay knows less than what is there."""
 
-TERMINATION_COLUMNS: Final = ("termination", "failure_status", "failure_reason")
-PARTY_COLUMNS: Final = (
-    "from_tag",
-    "to_tag",
-    "caller_aor",
-    "callee_aor",
-    "caller_contact",
-    "callee_contact",
-)
-OTHER_COLUMNS: Final = ("call_direction", "reference", "caller_internal", "callee_route")
 MOVED_BOUNDS_MS: Final = (1, 10, 100, 1_000, 10_000, 60_000, 3_600_000)
 
 
@@ -81,7 +72,7 @@ class Change:
         old: The record as it is, None where there is none.
         new: The record as the replay has it, None where there is none.
         moved_us: Time column to how far it moved.
-        billed: Whole seconds of talk, old and new.
+        billed: Seconds of talk, begun ones whole, old and new.
         cause: In a few words, as far as it can be told.
         facts: What the classification rests on.
     """
@@ -138,11 +129,8 @@ def classify(
 
 
 def billed_seconds(record: Record | None) -> int:
-    """Whole seconds from answer to end, begun ones not counted; 0 for what is not billed."""
-    if record is None or record["connect_time"] is None or record["end_time"] is None:
-        return 0
-    talk_us = parse_time_us(record["end_time"]) - parse_time_us(record["connect_time"])
-    return max(0, talk_us) // 1_000_000
+    """Seconds from answer to end, as everywhere here; 0 for what is not billed."""
+    return 0 if record is None else bill(record).seconds
 
 
 def _why_it_stands(old: Record | None, new: Record | None, facts: Facts) -> Kind | None:
@@ -209,9 +197,9 @@ class Summary:
         moved: Time column to upper bound in ms to calls; None is beyond the greatest bound.
         calls: Changes in all.
         applicable: Changes that can be applied.
-        billed_before: Whole seconds of all applicable changes, as they are.
+        billed_before: Billed seconds of all applicable changes, as they are.
         billed_after: The same as the replay has them.
-        unchanged_seconds: Whole seconds of the calls that are the same.
+        unchanged_seconds: Billed seconds of the calls that are the same.
     """
 
     unchanged: int = 0

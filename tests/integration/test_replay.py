@@ -57,7 +57,8 @@ def test_a_difference_is_found_applied_and_taken_back(bed: Bed) -> None:
     before = bed.query("SELECT * FROM cdrs ORDER BY call_id")
     with connect(bed) as connection:
         connection.execute(
-            "UPDATE cdrs SET end_time = end_time + interval '90 s' WHERE call_id = %s", (names[3],)
+            "UPDATE cdrs SET end_time = end_time + interval '89.3 s' WHERE call_id = %s",
+            (names[3],),
         )
         connection.execute("UPDATE cdrs SET termination = 'U' WHERE call_id = %s", (names[4],))
         connection.execute("DELETE FROM cdrs WHERE call_id = %s", (names[5],))

@@ -279,8 +279,8 @@ def test_causes_are_told_as_far_as_they_can_be() -> None:
     assert classify("c", None, record(), Facts(None, 3)).cause == "the service never told it"
 
 
-def test_only_whole_seconds_of_talk_are_billed() -> None:
-    assert billed_seconds(record()) == 9
+def test_a_begun_second_of_talk_is_billed_whole() -> None:
+    assert billed_seconds(record()) == 10
     assert billed_seconds(record(connect_time_us=None)) == 0
     assert billed_seconds(None) == 0
 
@@ -294,7 +294,7 @@ def test_changes_are_counted_with_their_minutes() -> None:
     assert told["changed"] == 3
     assert told["applicable"] == 2
     assert told["kinds"][Kind.MONEY.value] == 2
-    assert told["minutes"] == {"before": 2.15, "after": 3.3, "difference": 1.15}
+    assert told["minutes"] == {"before": 2.167, "after": 3.333, "difference": 1.167}
     assert [60_000, 1] in told["moved_ms"]["end_time"]
 
 
