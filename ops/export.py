@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -146,11 +147,14 @@ def run(
         raise ConfigError(f"--from {since} is not before --to {until}", "the end is not included")
     columns = ALL_COLUMNS if every_column else COLUMNS
     line = csv_lines(columns, raw=raw) if form == "csv" else json_lines(columns)
+    found = rows(config, begin, end, columns)
+    # Asked before anything is written: a database that is away must not cost yesterday's file.
+    found = itertools.chain(list(itertools.islice(found, 1)), found)
     if out == "-":
-        written = _write(sys.stdout.buffer, line, rows(config, begin, end, columns), columns, form)
+        written = _write(sys.stdout.buffer, line, found, columns, form)
     else:
         with open(out, "wb") as file:  # noqa: PTH123  as the user names it
-            written = _write(file, line, rows(config, begin, end, columns), columns, form)
+            written = _write(file, line, found, columns, form)
     sys.stderr.write(f"{written:,} CDRs\n")
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -76,6 +77,9 @@ class Invocation:
         logs.configure("debug" if self.debug else section.level, section.format)
 
 
+_CLOSED_PIPE: Final = 141  # as a shell tells of SIGPIPE
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Makes a command of a function whose first parameter is its `Invocation`.
 
@@ -92,6 +96,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(invocation, **options)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Whoever read the output has enough (`| head`): nobody is left to be told anything.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_CLOSED_PIPE) from None
         except typer.Exit:
             raise
         except Exception as error:  # noqa: BLE001  the edge of the program

@@ -53,18 +53,16 @@ def required(kafka: Kafka) -> list[TopicSpec]:
 
 def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> AdminClient:
     """A client for the broker; it connects at its first call."""
-    import logging  # noqa: PLC0415
-
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415  not needed by `resolve`
 
-    quiet = logging.getLogger("cdrstream.librdkafka")
-    quiet.setLevel(logging.CRITICAL)  # what it would say is what the call raises
+    from ops.librdkafka import silent_log  # noqa: PLC0415
+
     properties: dict[str, str | int | float | bool] = {
         **kafka.client_properties(),
         "socket.timeout.ms": int(timeout_seconds * 1_000),
         "socket.connection.setup.timeout.ms": max(1_000, int(timeout_seconds * 1_000)),
     }
-    return AdminClient(properties, logger=quiet)
+    return AdminClient(properties, logger=silent_log())
 
 
 def states(

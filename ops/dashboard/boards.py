@@ -5,7 +5,6 @@ Owns the questions and their rhythm. A page shows the newest answer with its age
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from ops.config import Config
 from ops.dashboard.replays import ask_replays
+from ops.librdkafka import silent_log
 from ops.monitor.asking import Asker
 from ops.monitor.sources import LIMIT_SECONDS, Reconnecting, sink_dsn
 from ops.visible import visible
@@ -142,7 +142,6 @@ def _ask_quality(config: Config) -> Callable[[], dict[str, Any]]:
 
 def _ask_letters(config: Config) -> Callable[[], list[Letter]]:
     """The newest dead letters; asked again only when there are more of them."""
-    quiet = logging.getLogger("cdrstream.librdkafka")
     place = f"{config.kafka.events_topic}.dead-letter"
     consumer = Consumer(
         {
@@ -152,7 +151,7 @@ def _ask_letters(config: Config) -> Callable[[], list[Letter]]:
             "enable.partition.eof": True,
             "queued.max.messages.kbytes": 8_192,
         },
-        logger=quiet,
+        logger=silent_log(),
     )
     held: list[Letter] = []
     held_end = -1

@@ -6,7 +6,6 @@ of these topics partitions by murmur2, so one partition is enough.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, TopicPartition
 
 from ops.config_sections import Kafka
+from ops.librdkafka import silent_log
 
 RECORDS_MAX: Final = 100_000
 LOOK_SECONDS: Final = 3.0
@@ -63,7 +63,7 @@ def scan(kafka: Kafka, topic: str, key: str) -> Scanned:
             "enable.partition.eof": True,
             "queued.max.messages.kbytes": 16_384,
         },
-        logger=logging.getLogger("cdrstream.librdkafka"),
+        logger=silent_log(),
     )
     deadline = time.monotonic() + LOOK_SECONDS
     try:

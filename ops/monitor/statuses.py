@@ -6,7 +6,6 @@ clock but our own is trusted; of what stood there before we came, from when it w
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from ops.config_sections import Kafka
+from ops.librdkafka import silent_log
 from ops.monitor.facts import Told
 
 _BEGINNING: Final = -2
@@ -37,8 +37,6 @@ class StatusTail:
     """Follows the topic until `stop`."""
 
     def __init__(self, kafka: Kafka) -> None:
-        quiet = logging.getLogger("cdrstream.librdkafka")
-        quiet.setLevel(logging.CRITICAL)
         self._consumer = Consumer(
             {
                 **kafka.client_properties(),
@@ -49,7 +47,7 @@ class StatusTail:
                 "queued.max.messages.kbytes": 4_096,
                 "allow.auto.create.topics": False,
             },
-            logger=quiet,
+            logger=silent_log(),
         )
         self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
         self._told: dict[str, Told] = {}

@@ -17,11 +17,11 @@ from typing import Any, Final
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from ops.errors import UsageError
+from ops.librdkafka import silent_log
 from ops.replay.exported import ExportedFile, Manifest, line_of
 from ops.replay.plan import PartPlan, Plan
 from ops.replay.reading import Reached
 from ops.replay.source import consumer_options, groups_of
-from stream_app.changelog import client_log
 from stream_app.partition import kind_of
 
 _FILE_RECORDS: Final = 50_000
@@ -89,7 +89,7 @@ def _groups(kafka: Mapping[str, Any], topic: str, parts: list[PartPlan]) -> Iter
     waiting = {part.partition: part for part in parts if part.start < part.end}
     if not waiting:
         return
-    consumer = Consumer(consumer_options(kafka), logger=client_log)
+    consumer = Consumer(consumer_options(kafka), logger=silent_log())
     try:
         consumer.assign(
             [TopicPartition(topic, number, part.start) for number, part in waiting.items()]

@@ -19,10 +19,10 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from callstate.events import BadRow, format_time, parse_time_us
 from ops.errors import OpsError, UsageError
-from stream_app.changelog import client_log
+from ops.librdkafka import silent_log
 
 VERSION: Final = 1
-_TIMEOUT_SECONDS: Final = 15.0
+_TIMEOUT_SECONDS: Final = 10.0
 _FUTURE_SECONDS: Final = 60.0  # what two machines' clocks may differ by
 
 
@@ -171,7 +171,7 @@ def plan_topic(
     read_from_us = span.from_us - margin_us
     consumer = Consumer(
         {**kafka, "group.id": "cdrstream-replay-plan", "enable.auto.commit": False},
-        logger=client_log,
+        logger=silent_log(),
     )
     try:
         numbers = _partitions_of(consumer, topic)

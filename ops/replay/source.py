@@ -19,8 +19,8 @@ from callstate.envelope import EVENT, KIND_HEADER, Record, ReferenceKnown
 from callstate.exchanges import Exchange
 from callstate.plain_rows import event_of_message
 from ops.errors import OpsError
+from ops.librdkafka import silent_log
 from ops.replay.plan import PartPlan
-from stream_app.changelog import client_log
 from stream_app.partition import kind_of, read_value
 
 BATCH_RECORDS: Final = 5_000
@@ -140,7 +140,7 @@ class KafkaSource:
         }
         notes = self._notes(positions)
         crcs = {number: _at(positions, number).crc for number in self._parts}
-        consumer = Consumer(self._options, logger=client_log)
+        consumer = Consumer(self._options, logger=silent_log())
         try:
             consumer.assign(
                 [
@@ -209,7 +209,7 @@ class KafkaSource:
         ]
         if not parts:
             return {}
-        consumer = Consumer(self._options, logger=client_log)
+        consumer = Consumer(self._options, logger=silent_log())
         found: dict[int, list[_Noted]] = {part.partition: [] for part in parts}
         topic = self._references_topic
         try:

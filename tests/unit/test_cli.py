@@ -195,3 +195,30 @@ def test_a_command_loads_only_what_it_needs(arguments, not_wanted):
         capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word(tmp_path) -> None:
+    row = {"event_type": "R", "event_time": "2024-03-04T09:00:00Z", "from_url": "<sip:a@x>"}
+    lines = (json.dumps({"id": n, "call_id": f"{n}@x", **row}) for n in range(20_000))
+    rows = tmp_path / "rows.a.jsonl"
+    rows.write_text("\n".join(lines))  # more than a pipe holds
+    command = [sys.executable, "-m", "ops.cli", "resolve", str(rows)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(1) == b"{"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 141
+
+
+def test_an_export_that_fails_leaves_the_last_one_alone(tmp_path) -> None:
+    config = write('[sink]\ndsn = "host=127.0.0.1 port=1 dbname=x user=y"\n')
+    out = tmp_path / "cdrs.csv"
+    out.write_text("yesterday's")
+    times = ("--from", "2024-03-04", "--to", "2024-03-05")
+    result = run("export", *times, "--out", str(out), "--config", config)
+    assert result.exit_code == 1
+    assert "is PostgreSQL running there" in result.stderr
+    assert out.read_text() == "yesterday's"
