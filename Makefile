@@ -26,7 +26,7 @@ compiled:
 	@PYTHONPATH= sh scripts/compiled.sh
 
 test-compiled: compiled
-	@PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.tools/compiled $(python) -m pytest -o pythonpath=.tools/compiled \
+	@EXPECT_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.tools/compiled $(python) -m pytest -o pythonpath=.tools/compiled \
 	  $$(grep -l callstate tests/unit/*.py) tests/property $(ARGS)
 
 lint: setup

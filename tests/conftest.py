@@ -30,6 +30,14 @@ DATA = Path(__file__).parent / "data"
 NEED_SERVICES = ("integration", "e2e")
 
 
+def pytest_sessionstart() -> None:
+    """`make test-compiled` must not pass on the sources."""
+    import callstate.processor
+
+    if os.environ.get("EXPECT_COMPILED") and callstate.processor.__file__.endswith(".py"):
+        raise pytest.UsageError(f"not compiled: {callstate.processor.__file__}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-services",

@@ -103,3 +103,21 @@ def test_probe_and_traffic_that_contradict_each_other_are_told() -> None:
     assert {one.server for one in found} == {"t"}
     assert abs(found[0].traffic_us - 800_000) < 5_000
     assert found[0].probe_us == 0
+
+
+def heard_of(probe: Any) -> int:
+    """How many exchanges are taken up from 40 calls within four seconds."""
+    door = processor("s", "t", reference="s")
+    ids = 0
+    for number in range(40):
+        rows = [one | {"clock": probe} for one in crossing_call(number, number / 10, 0)]
+        for one in rows:
+            ids += 1
+            one["id"] = ids
+        door.feed(events(*rows))
+    return int(door.snapshot()["clocks"]["fresh"])
+
+
+def test_the_traffic_of_probed_clocks_is_looked_at_now_and_then() -> None:
+    assert heard_of(None) >= 40
+    assert 4 <= heard_of(clock(0)) <= 20

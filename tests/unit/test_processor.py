@@ -259,3 +259,18 @@ def test_timers_of_calls_that_are_over_do_not_pile_up() -> None:
     assert all(store.deadline(call_id) is not None for call_id in store)
     due = {call_id for due_us, call_id in door._timers if store.deadline(call_id) == due_us}
     assert due == set(store)
+
+
+def test_an_answered_call_is_not_looked_at_when_its_ringing_would_be_over() -> None:
+    store = DictStore()
+    config = ResolutionConfig(servers=("s",))
+    door = PartitionProcessor(config, store)
+    request, setup = events(row("R", 0), row("S", 5))
+    door.feed([request])
+    ringing_us = store.deadline("call")
+    assert ringing_us == us(config.max_ringing_seconds) + 1
+    door.feed([setup])
+    assert store.deadline("call") == us(config.max_call_seconds) + 1
+    beyond = config.max_call_seconds + config.allowed_lateness_seconds + 1
+    (told,) = written(door.feed([beat("s", beyond)])).values()
+    assert told["termination"] == "U"
