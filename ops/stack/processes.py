@@ -74,13 +74,23 @@ class KeptProcess:
         self._log = program.log
         self._log_start = program.log.stat().st_size if program.log.exists() else 0
         # A session of its own: Ctrl-C in a terminal reaches the owner alone, which ends the rest.
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_KEEPER), json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-        )
+        told = os.memfd_create("keeper", os.MFD_CLOEXEC)
+        try:
+            os.write(told, json.dumps(spec).encode())
+            os.lseek(told, 0, os.SEEK_SET)
+            self._keeper = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", str(_KEEPER)),
+                    *(str(told), f"owner={os.getpid()}", str(program.log)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                cwd="/",
+                pass_fds=(told,),
+            )
+        finally:
+            os.close(told)
         self._lock = threading.Lock()
         self._paused: list[int] = []
         try:

@@ -79,7 +79,7 @@ def test_nothing_outlives_an_owner(number) -> None:
 
 def test_an_owner_killed_while_its_stack_starts() -> None:
     process = owner()
-    mine = f'"owner": {process.pid},'
+    mine = f" owner={process.pid} "
     until(lambda: bool(naming(mine)), "the first keeper", 60)
     process.kill()
     process.communicate(timeout=30)

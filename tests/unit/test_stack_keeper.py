@@ -49,7 +49,7 @@ OWNER = (
 def gone(pid: int) -> bool:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter while it is being read
         return True
     return text.rpartition(")")[2].split()[0] == "Z"
 
@@ -177,3 +177,16 @@ def test_a_program_that_is_not_there_says_so_in_its_log(tmp_path) -> None:
     kept = keep(tmp_path, ["/nowhere/postgres"])
     assert kept.wait(20)
     assert "cannot run /nowhere/postgres" in kept.last_words()
+
+
+def test_no_command_line_tells_the_environment(tmp_path: Path) -> None:
+    secret = "hush-31c8"
+    argv, grandchild = tree(tmp_path)
+    kept = KeptProcess(Program(argv, {"PGPASSWORD": secret}, tmp_path, tmp_path / "log"))
+    try:
+        grandchild()
+        for pid in (kept.pid, kept._keeper.pid):
+            assert secret.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert secret.encode() in Path(f"/proc/{kept.pid}/environ").read_bytes()
+    finally:
+        kept.kill()
