@@ -24,6 +24,7 @@ from callstate.traffic_clocks import FittedClocks, fit
 _FIT_EVERY_US: Final = 10 * 1_000_000  # where events come without a probe
 _CHECK_EVERY_US: Final = 900 * 1_000_000  # where the traffic only checks the probes
 _CHECK_APART_US: Final = 500_000  # of one server's answers that are looked at for that
+_SILENT_US: Final = 3_600 * 1_000_000  # after that a line says nothing of the present
 _DRIFT_LIMIT: Final = 500e-6  # no quartz is worse; faster than that is a step
 _ANSWERS: Final = (kinds.SETUP, kinds.FAILURE)
 _STEP_LEAST_US: Final = 20_000
@@ -201,6 +202,17 @@ class LiveClocks:
         """The traffic's word when a server's own clock read `time_us`."""
         told = None if self._fitted is None else self._fitted.offset(server, time_us, row_id)
         return None if told is None else told._replace(offset_us=told.offset_us + self._shift_us)
+
+    def by_traffic(self, now_us: int) -> dict[str, Offset]:
+        """The traffic's word on each server's clock now, where it spoke of it within the hour."""
+        fitted = self._fitted
+        if fitted is None:
+            return {}
+        told = {
+            server: self.offset_at(server, now_us, 0)
+            for server in sorted(fitted.heard_since(now_us - _SILENT_US))
+        }
+        return {server: offset for server, offset in told.items() if offset is not None}
 
     def frontier(self, server: str, progress_us: int, clock: Clock | None) -> tuple[int, bool]:
         """A server's progress on the reference's scale, and whether its clock is measured."""

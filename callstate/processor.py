@@ -16,6 +16,7 @@ from callstate import events as kinds
 from callstate import references
 from callstate.call import Applied, CallState, identity
 from callstate.clock_steps import Position
+from callstate.clocks import Offset
 from callstate.config import ResolutionConfig, to_us
 from callstate.counters import Counters
 from callstate.effects import (
@@ -143,6 +144,12 @@ class PartitionProcessor:
     def watermark(self) -> Watermark:
         """The frontiers behind `watermark_us`, for status pages; not to be changed."""
         return self._watermark
+
+    @property
+    def traffic_clocks(self) -> dict[str, Offset]:
+        """Each server's clock as the calls tell it, for status pages; empty where they do not."""
+        now_us = self._watermark.time_us
+        return {} if now_us is None else self._clocks.by_traffic(now_us)
 
     def feed(self, records: Sequence[Record]) -> list[Effect]:
         """A batch of records of one partition, in offset order."""

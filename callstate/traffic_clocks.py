@@ -91,6 +91,14 @@ class FittedClocks:
             offsets.append((round(offset_us + drift * (true_us - middle_us)), error_us))
         return offsets
 
+    def heard_since(self, time_us: int) -> set[str]:
+        """The servers of which calls told something after that; the reference is none of them."""
+        return {
+            server
+            for (server, _), lines in self._lines.items()
+            if lines and lines[-1].middle_us >= time_us
+        }
+
     def drift(self, server: str) -> float | None:
         """Newest drift in seconds a second; None where it cannot be told."""
         lines = [line for node, fits in self._lines.items() if node[0] == server for line in fits]

@@ -8,6 +8,7 @@ a stopwatch: offset = (server - reader) - (reference - reader), so the reader ma
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from cdc.queries import fetch_one
 
 # What two clocks may drift apart while an old measurement is still preferred to a newer, worse one.
 DRIFT_PPM = 200
+_MINUTE_US = 60_000_000
+_DRIFT_MINUTES = 60
+_DRIFT_ERROR_MAX = 25e-6  # a good quartz is within it
 
 _CLOCK = "select (extract(epoch from clock_timestamp()) * 1000000)::int8"
 
@@ -56,6 +60,47 @@ def compare(server: Reading, reference: Reading) -> Measured:
     )
 
 
+class Drift:
+    """How fast a server's clock gains on the reference's, by the probes of the last hour.
+
+    The best probe of each minute is kept; the ratio is that of the best in the older half to the
+    best in the newer one, so that a single slow round trip moves nothing.
+    """
+
+    def __init__(self) -> None:
+        self._minutes: deque[Measured] = deque(maxlen=_DRIFT_MINUTES)
+
+    def add(self, measured: Measured) -> None:
+        """Takes a measurement, newer than all before."""
+        minutes = self._minutes
+        if minutes and minutes[-1].at_us // _MINUTE_US == measured.at_us // _MINUTE_US:
+            if measured.error_us < minutes[-1].error_us:
+                minutes[-1] = measured
+        else:
+            minutes.append(measured)
+
+    def begin_anew(self) -> None:
+        """The clock was set: what was before it says nothing of its pace."""
+        self._minutes.clear()
+
+    @property
+    def ratio(self) -> float | None:
+        """Seconds a second; None while the probes' own errors could be all of it."""
+        known = list(self._minutes)
+        half = len(known) // 2
+        if not half:
+            return None
+        older, newer = (min(part, key=_error) for part in (known[:half], known[half:]))
+        span_us = newer.at_us - older.at_us
+        if older.error_us + newer.error_us > span_us * _DRIFT_ERROR_MAX:
+            return None
+        return (newer.offset_us - older.offset_us) / span_us
+
+
+def _error(measured: Measured) -> int:
+    return measured.error_us
+
+
 class ClockTracker:
     """The best knowledge of one server's offset.
 
@@ -66,6 +111,7 @@ class ClockTracker:
     def __init__(self) -> None:
         self._held: Measured | None = None
         self.steps = 0
+        self.drift = Drift()
 
     def add(self, measured: Measured) -> None:
         """Takes a new measurement."""
@@ -74,8 +120,11 @@ class ClockTracker:
             bound = held.error_us + (measured.at_us - held.at_us) * DRIFT_PPM // 1_000_000
             if abs(measured.offset_us - held.offset_us) > bound + measured.error_us:
                 self.steps += 1
+                self.drift.begin_anew()
             elif bound < measured.error_us:
+                self.drift.add(measured)
                 return
+        self.drift.add(measured)
         self._held = measured
 
     def clock(self, now_us: int) -> Clock | None:

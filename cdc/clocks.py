@@ -74,6 +74,7 @@ class ServerClock:
             return
         self._tracker.add(compare(await read_clock(server, rounds), reference))
         self._metrics.clock_probed_us = time.time_ns() // 1_000
+        self._metrics.clock_drift = self._tracker.drift.ratio
 
     async def take_up(self, server: Connection, known: Clock | None, at_us: int | None) -> None:
         """Goes on with what an earlier reader knew, where the reference cannot be asked now.

@@ -39,7 +39,7 @@ class ReaderCollector:
         return any(reader.state in fit for reader in list(self._readers.values()))
 
     def collect(self) -> Iterator[Family]:
-        """One family a declared metric, and the acknowledgements' histogram."""
+        """One family a declared metric, and the acknowledgements' histograms."""
         families = {metric: _family(metric) for metric in names.DECLARED}
         readers = list(self._readers.values())
         for metric, labels, value in chain.from_iterable(map(_samples, readers)):
@@ -49,7 +49,8 @@ class ReaderCollector:
         if local is not None:
             families[names.LOCAL_OFFSET].add_metric((), local / _US)
         yield from families.values()
-        yield from names.ACK_SECONDS.collect()
+        for counted in names.PASSING:
+            yield from counted.collect()
 
 
 def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
@@ -86,6 +87,7 @@ def _samples(reader: ServerReader) -> Iterator[_Sample]:
 def _clock(server: tuple[str, ...], numbers: ReaderMetrics) -> Iterator[_Sample]:
     yield names.OFFSET, server, _seconds(numbers.clock_offset_us)
     yield names.ERROR, server, _seconds(numbers.clock_error_us)
+    yield names.DRIFT, server, numbers.clock_drift
     yield names.PROBED, server, _seconds(numbers.clock_probed_us)
     yield names.PROBE_STEPS, server, numbers.clock_steps_total
     yield names.PROBE_FAILURES, server, numbers.clock_probe_failures_total

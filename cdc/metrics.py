@@ -7,6 +7,7 @@ of them, and who runs the reader gives these to whoever asks.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -77,6 +78,11 @@ SLOT_CHECKED: Final = _gauge("slot_checked_timestamp_seconds", "when the slot wa
 SLOT_STATE: Final = _gauge("slot_state", "1 for the slot's state", ("server", "slot", "state"))
 OFFSET: Final = _gauge("clock_offset_seconds", "the server's clock minus the reference's, by probe")
 ERROR: Final = _gauge("clock_error_seconds", "half-width of the offset's bound")
+DRIFT: Final = _gauge(
+    "clock_drift_ratio",
+    "seconds that the server's clock gains a second on the reference's; absent until the probes"
+    " of some minutes tell",
+)
 PROBED: Final = _gauge("clock_probe_timestamp_seconds", "when the clock was probed last")
 PROBE_STEPS: Final = _counter(
     "clock_probe_steps_total", "jumps of the clock beyond both errors, seen by probes"
@@ -86,14 +92,27 @@ LOCAL_OFFSET: Final = _gauge(
     "clock_local_offset_seconds", "this process's clock minus the reference's", ()
 )
 
-# On the way of every batch, so it is counted as it happens; one for the process.
+# On the way of every batch, so they are counted as it happens; one each for the process.
+_BUCKETS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    *(10, 30, 60, 120, 300, 600),
+)
 ACK_SECONDS: Final = Histogram(
     PREFIX + "reader_ack_seconds",
     "from handing rows to Kafka's client to their acknowledgement",
     SERVER,
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+    buckets=_BUCKETS,
     registry=None,
 )
+COMMIT_TO_ACK_SECONDS: Final = Histogram(
+    PREFIX + "reader_commit_to_ack_seconds",
+    "from the commit on the server, by its clock, to Kafka's acknowledgement; of the newest"
+    " transaction of what was handed over together",
+    SERVER,
+    buckets=_BUCKETS,
+    registry=None,
+)
+PASSING: Final = (ACK_SECONDS, COMMIT_TO_ACK_SECONDS)
 
 DECLARED: Final = tuple(each for each in list(globals().values()) if isinstance(each, Metric))
 
@@ -127,6 +146,7 @@ class ReaderMetrics:
     confirmed_lsn: int = 0
     clock_offset_us: int | None = None
     clock_error_us: int | None = None
+    clock_drift: float | None = None
     clock_probed_us: int | None = None
     clock_steps_total: int = 0
     clock_probe_failures_total: int = 0
@@ -139,11 +159,19 @@ class ReaderMetrics:
     slot_unread_bytes: int | None = None
     kafka_error: str | None = None
 
-    def acknowledged(self, seconds: float) -> None:
-        """Kafka has acknowledged a batch, so long after it was handed over."""
+    def acknowledged(self, seconds: float, committed_us: int | None = None) -> None:
+        """Kafka has acknowledged a batch, so long after it was handed over.
+
+        Args:
+            seconds: Since then.
+            committed_us: When its newest transaction was committed, by the server's clock.
+        """
         self.ack_seconds = seconds
         self.kafka_error = None
         ACK_SECONDS.labels(self.server).observe(seconds)
+        if committed_us is not None and self.process_ahead_us is not None:
+            age_us = time.time_ns() // 1_000 - self.process_ahead_us - committed_us
+            COMMIT_TO_ACK_SECONDS.labels(self.server).observe(max(0, age_us) / 1_000_000)
 
     def reconnected(self, reason: str) -> None:
         """The stream broke, by this kind of error."""

@@ -64,12 +64,14 @@ class Chunk:
         size_bytes: Of all keys and values.
         safe: Every row up to this LSN is in this chunk or an earlier one; 0: no news.
         reply_asked: The server wants a status at once.
+        committed_us: When the newest transaction was committed, by the server's clock.
     """
 
     records: list[Out] = field(default_factory=list)
     size_bytes: int = 0
     safe: int = 0
     reply_asked: bool = False
+    committed_us: int | None = None
 
 
 class EnvelopePrefix:

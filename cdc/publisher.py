@@ -123,7 +123,7 @@ class Publisher:
         size = chunk.size_bytes + len(records) * RECORD_OVERHEAD_BYTES if records else 0
         batch = self.positions.add(len(records), size, chunk.safe)
         if records:
-            report = self._reporter(batch)
+            report = self._reporter(batch, chunk.committed_us)
             rest = self._produce(records, report)
             if rest is not None:
                 self._handing = asyncio.ensure_future(self._produce_rest(rest, report))
@@ -169,7 +169,7 @@ class Publisher:
             await asyncio.sleep(_POLL_BUSY_SECONDS)
             waiting = self._produce(waiting, report)
 
-    def _reporter(self, batch: Batch) -> Callable[..., None]:
+    def _reporter(self, batch: Batch, committed_us: int | None) -> Callable[..., None]:
         settle, failed = self.positions.settle, self._delivery_failed
         metrics, began = self._metrics, time.monotonic()
 
@@ -180,7 +180,7 @@ class Publisher:
             batch.unacked -= 1
             if not batch.unacked:
                 metrics.rows_published_total += batch.records
-                metrics.acknowledged(time.monotonic() - began)
+                metrics.acknowledged(time.monotonic() - began, committed_us)
                 settle()
 
         return report

@@ -184,7 +184,7 @@ class Session:
             metrics.rows_read_total += len(chunk.records)
             metrics.bytes_read_total += chunk.size_bytes
             if chunk.records:
-                metrics.last_row_us = decoder.prefix.commit_us
+                metrics.last_row_us = chunk.committed_us = decoder.prefix.commit_us
             metrics.open_transaction_rows = decoder.transaction_rows
             metrics.received_lsn = max(metrics.received_lsn, chunk.safe)
             if decoder.described:

@@ -10,6 +10,7 @@ import socket
 import time
 from dataclasses import asdict
 from enum import StrEnum
+from importlib.metadata import version
 
 import orjson
 
@@ -18,6 +19,7 @@ from cdc.lsn import lsn_text
 from cdc.metrics import ReaderMetrics
 
 _VERSION = 1
+_PROGRAM = version("cdrstream")
 
 
 class State(StrEnum):
@@ -50,6 +52,7 @@ def status_message(
         {
             "v": _VERSION,
             "role": "reader",
+            "version": _PROGRAM,
             "server": server,
             "pid": os.getpid(),
             "time_us": time.time_ns() // 1_000,

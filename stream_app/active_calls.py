@@ -61,13 +61,13 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
         elif (
             kind == REQUEST
             and not event.to_tag
-            and (request is None or _time_us(event) < _time_us(request))
+            and (request is None or time_us(event) < time_us(request))
         ):
             request = event
     for event in setups:
         if _tags(event) in ended:
             continue
-        if setup is None or _time_us(event) < _time_us(setup):
+        if setup is None or time_us(event) < time_us(setup):
             setup = event
     if setup is None:
         return None
@@ -77,8 +77,8 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
         address_of_record(start.from_url),
         address_of_record(start.to_url),
         contact_without_parameters(setup.contact) if setup.contact else "",
-        format_time(_time_us(start)),
-        format_time(_time_us(setup)),
+        format_time(time_us(start)),
+        format_time(time_us(setup)),
     )
 
 
@@ -100,7 +100,8 @@ def _tags(event: CallEvent) -> frozenset[str]:
     return frozenset((event.from_tag, event.to_tag))
 
 
-def _time_us(event: CallEvent) -> int:
+def time_us(event: CallEvent) -> int:
+    """When it was, by the clock of the reference as far as a probe tells."""
     return event.time_us - (event.clock.offset_us if event.clock else 0)
 
 
@@ -112,7 +113,7 @@ class ActiveCalls:
     """
 
     def __init__(self) -> None:
-        self.now: dict[str, int] = {}
+        self.now: dict[str, int] = {}  # in the order in which they were answered
         self._changed: set[str] = set()
         self._begun = False
 
@@ -127,6 +128,10 @@ class ActiveCalls:
         if self.now.pop(call_id, None) is not None:
             self._changed.add(call_id)
         return False
+
+    def put_in_order(self, call_ids: Sequence[str]) -> None:
+        """The order in which they were answered, of calls that were noted in another one."""
+        self.now = {call_id: self.now[call_id] for call_id in call_ids}
 
     def take_change(self, state_of: Callable[[str], CallState | None]) -> Change | None:
         """What the table is to be told; None where it knows all."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -71,6 +72,8 @@ class Assignment:
         self.fenced: set[int] = set()
         self.ready = False
         self.recovery_seconds = 0.0
+        self.recovery_records: int | None = None  # still to be read back; None: not known yet
+        self._rebalanced: deque[float] = deque(maxlen=20)  # when; monotonic seconds
         self._settings = settings
         self._table = table
         self._commits = commits
@@ -181,6 +184,8 @@ class Assignment:
     async def _assign(self, partitions: set[int], turn: int) -> None:
         begun = time.monotonic()
         self.rebalances += 1
+        self._rebalanced.append(begun)
+        self.recovery_records = None
         self.fenced.clear()
         topic = self._settings.events_topic
         for number in set(self.workers) - partitions:
@@ -202,6 +207,7 @@ class Assignment:
                     wanted,
                     new_table=self._table().new_partition,
                     is_cancelled=lambda: turn != self._turn,
+                    tell_left=self._tell_left,
                 ),
             )
             for number in wanted:
@@ -210,6 +216,7 @@ class Assignment:
                 self._take_up(number, epochs[number], restored[number])
         self._sink.close()
         self.recovery_seconds = time.monotonic() - begun
+        self.recovery_records = 0
         log.info(
             "partitions_assigned",
             extra={
@@ -219,6 +226,15 @@ class Assignment:
                 "seconds": round(self.recovery_seconds, 3),
             },
         )
+
+    def _tell_left(self, records: int) -> None:
+        self.recovery_records = records
+
+    @property
+    def rebalanced_lately(self) -> int:
+        """How often partitions were given anew within ten minutes, up to a score."""
+        since = time.monotonic() - 600.0
+        return sum(at >= since for at in self._rebalanced)
 
     def _take_up(self, number: int, epoch: int, restored: Restored) -> None:
         if restored.zombie_records:

@@ -11,13 +11,14 @@ import logging
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
+from itertools import islice
 from typing import Final
 
 from cramjam import DecompressionError, lz4
 
 from callstate.call import STATE_VERSION, CallState
 from callstate.state_json import UnreadableState, decode_state, encode_state
-from stream_app.active_calls import ActiveCalls
+from stream_app.active_calls import ActiveCalls, time_us
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _HEADED: Final = b"\x02"
 # next, so that a partition is taken up without decoding its calls.
 _HEAD: Final = struct.Struct(">cB?q")
 _NEVER: Final = -(2**63)
+_OLDEST_AMONG: Final = 8
 
 Change = tuple[str, bytes | None]
 
@@ -104,6 +106,18 @@ class PartitionCalls:
         encoded = self._encoded.get(call_id)
         return None if encoded is None else decode_call(encoded)
 
+    def oldest_us(self) -> int | None:
+        """When the oldest call began in which somebody talks; None where nobody does.
+
+        Of those that were answered first; no look through all of them.
+        """
+        begun = [
+            min(time_us(event) for event in state.events.values())
+            for call_id in islice(self.active.now, _OLDEST_AMONG)
+            if (state := self.peek(call_id)) is not None and state.events
+        ]
+        return min(begun, default=None)
+
     def put(self, call_id: str, state: CallState) -> None:
         """Keeps a state; it is encoded at the next commit."""
         self._decoded[call_id] = state
@@ -151,6 +165,7 @@ class PartitionCalls:
             ValueError: A newer version wrote it.
         """
         broken = []
+        due_us_of: dict[str, int] = {}
         for call_id, encoded in self._encoded.items():
             if encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
                 _, version, is_active, due_us = _HEAD.unpack_from(encoded)
@@ -162,9 +177,11 @@ class PartitionCalls:
             if state is None:
                 broken.append((call_id, encoded))
                 continue
-            self.active.note(call_id, state)
+            if self.active.note(call_id, state):
+                due_us_of[call_id] = state.deadline_us or 0
             if state.deadline_us is not None:
                 yield call_id, state.deadline_us
+        self.active.put_in_order(sorted(due_us_of, key=due_us_of.__getitem__))
         for call_id, encoded in broken:
             self._decode(call_id, encoded)
 

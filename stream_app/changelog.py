@@ -154,8 +154,11 @@ def restore(
     *,
     new_table: Callable[[int], MutableMapping[str, bytes]] = lambda _: {},
     is_cancelled: Callable[[], bool] = lambda: False,
+    tell_left: Callable[[int], None] = lambda _records: None,
 ) -> dict[int, Restored]:
     """Reads partitions of the changelog from their beginning to their end, into new tables.
+
+    `tell_left` hears how many offsets are still to be read; compaction may have emptied some.
 
     A record of a lower epoch behind one of a higher is a frozen worker's that woke too late: it is
     counted and left away.
@@ -182,6 +185,8 @@ def restore(
         topic = settings.changelog_topic
         ends = _ends(consumer, settings, partitions)
         waiting = {number for number, (low, high) in ends.items() if low < high}
+        left = {number: ends[number][1] - ends[number][0] for number in waiting}
+        tell_left(sum(left.values()))
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
         heard = time.monotonic()
         while waiting and not is_cancelled():
@@ -196,12 +201,14 @@ def restore(
                 assert partition is not None
                 if error is None:
                     _apply(result[partition], message)
-                    if (message.offset() or 0) + 1 >= ends[partition][1]:
+                    left[partition] = ends[partition][1] - (message.offset() or 0) - 1
+                    if left[partition] <= 0:
                         waiting.discard(partition)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     waiting.discard(partition)
                 elif not error.retriable():
                     raise BrokerUnavailable(f"the changelog {topic} cannot be read: {error.str()}")
+            tell_left(sum(left[number] for number in waiting))
     finally:
         consumer.close()
     return result

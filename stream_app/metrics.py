@@ -88,11 +88,27 @@ SOURCE: Final = _gauge(
 OPEN_CALLS: Final = _gauge(
     "stream_open_calls", "calls that are kept, finished ones for late events"
 )
+OLDEST_CALL: Final = _gauge(
+    "stream_oldest_call_timestamp_seconds",
+    "when the oldest call began that was answered and has no end; absent: there is none",
+)
+TRAFFIC_OFFSET: Final = _gauge(
+    "clock_traffic_offset_seconds",
+    "the server's clock minus the reference's, by the calls that crossed it; checks the probe",
+    "server",
+)
+TRAFFIC_ERROR: Final = _gauge(
+    "clock_traffic_error_seconds", "half-width of that offset's bound", "server"
+)
 HELD: Final = _gauge("stream_held_records", "records fetched and not yet committed")
 HELD_MAX: Final = _gauge("stream_held_records_max", "the bound on it; at the bound fetching pauses")
 ASSIGNED: Final = _gauge("stream_assigned_partitions", "partitions that this worker has")
 RECOVERING: Final = _gauge("stream_recovering", "1 while partitions are being taken up")
 RECOVERY: Final = _gauge("stream_recovery_seconds", "how long the last taking up took")
+RECOVERY_LEFT: Final = _gauge(
+    "stream_recovery_remaining_records",
+    "records of the changelog still to be read back; 0 when all is taken up",
+)
 REBALANCES: Final = _counter("stream_rebalances_total", "partitions were given anew")
 SINK_WATERMARK: Final = _gauge(
     "sink_watermark_timestamp_seconds", "all calls that ended before it are in `cdrs`", "partition"
@@ -100,6 +116,10 @@ SINK_WATERMARK: Final = _gauge(
 SINK_CDRS: Final = _counter("sink_cdrs_total", "CDRs by what the database did", "outcome")
 SINK_COMMITS: Final = _counter("sink_commits_total", "transactions")
 SINK_FAILING: Final = _gauge("sink_failing", "1 while commits fail and are tried again")
+
+TOLD: Final = _counter(
+    "stream_calls_told_total", "tellings of calls, revisions too, by what closed them", "reason"
+)
 
 DECLARED: Final = tuple(each for each in list(globals().values()) if isinstance(each, Metric))
 
@@ -176,14 +196,26 @@ RECORD_OUTCOMES: Final = {
 }
 for _outcome in RECORD_OUTCOMES.values():
     RECORDS.labels(_outcome)
-for _outcome in OUTCOMES.values():
+GAP_RECORDS: Final = RECORDS.labels("gap")
+for _outcome in (*OUTCOMES.values(), "hidden"):
     CLOSED.labels(_outcome)
+# What closed a call, by how its rule's words begin: see `callstate.resolution`.
+REASONS: Final = {
+    "BYE": "bye",
+    "REFER": "refer",
+    "the last attempt failed": "failure",
+    "no final answer": "ringing_limit",
+    "end unknown": "call_limit",
+}
+_IN_DIALOG: Final = "failure_in_dialog"
+_told: Final = dict.fromkeys((*REASONS.values(), _IN_DIALOG), 0)
 
 
 def count_effect(effect: Effect) -> None:
     """Counts what the processor said besides its own counters."""
     if isinstance(effect, EmitCdr):
         why = effect.provenance
+        _told[reason_of(why.rule)] += 1
         if why.suspect:
             SUSPECT.inc()
         for _, second in why.inversions:
@@ -199,6 +231,14 @@ def count_effect(effect: Effect) -> None:
         pass  # among the processor's own counters
 
 
+def reason_of(rule: str) -> str:
+    """What closed a call, of a closed set, by its rule in words."""
+    for words, reason in REASONS.items():
+        if rule.startswith(words):
+            return reason
+    return _IN_DIALOG
+
+
 class Counted:
     """Turns a partition's counters, which move with it, into counters of this process."""
 
@@ -210,6 +250,7 @@ class Counted:
         before, self._before = self._before, counters
         for name, outcome in RECORD_OUTCOMES.items():
             RECORDS.labels(outcome).inc(max(0, counters[name] - before[name]))
+        CLOSED.labels("hidden").inc(max(0, counters["hidden"] - before["hidden"]))
         told: Mapping[str, int] = before["terminations"]
         for termination, count in counters["terminations"].items():
             more = max(0, count - told.get(termination, 0))
@@ -261,11 +302,15 @@ class WorkerCollector:
                 yield HOLDER, (number, part["holder"]), 1.0
         yield from self._sources(list(partitions.values()))
         yield OPEN_CALLS, (), status["open_calls"]
+        yield OLDEST_CALL, (), _seconds(status["oldest_call_us"])
+        for reason, count in list(_told.items()):
+            yield TOLD, (reason,), count
         yield HELD, (), status["held_records"]
         yield HELD_MAX, (), status["held_records_max"]
         yield ASSIGNED, (), len(partitions)
         yield RECOVERING, (), float(status["state"] == "recovering")
         yield RECOVERY, (), status["recovery_seconds"]
+        yield RECOVERY_LEFT, (), status["recovery_records"]
         yield REBALANCES, (), status["rebalances"]
         sink: Mapping[str, Any] = status["sink"]
         for outcome in ("inserted", "revised", "hidden", "stale", "poison"):
@@ -276,6 +321,9 @@ class WorkerCollector:
     def _sources(
         self, partitions: list[Mapping[str, Any]]
     ) -> Iterator[tuple[Metric, tuple[str, ...], float | None]]:
+        for server, (offset_us, error_us) in best_traffic_clocks(partitions).items():
+            yield TRAFFIC_OFFSET, (server,), _seconds(offset_us)
+            yield TRAFFIC_ERROR, (server,), _seconds(error_us)
         servers = {*self._servers, *(name for part in partitions for name in part["frontiers"])}
         for server in sorted(servers):
             seen = [each for part in partitions if (each := part["frontiers"].get(server))]
@@ -284,6 +332,16 @@ class WorkerCollector:
             yield HOLDING, (server,), float(sum(p["holder"] == server for p in partitions))
             for state in SOURCE_STATES:
                 yield SOURCE, (server, state), float(sum(each["state"] == state for each in seen))
+
+
+def best_traffic_clocks(partitions: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Server to offset and error in microseconds, by the partition that tells it best."""
+    best: dict[str, tuple[int, int]] = {}
+    for part in partitions:
+        for server, (offset_us, error_us) in part.get("traffic_clocks", {}).items():
+            if server not in best or error_us < best[server][1]:
+                best[server] = (offset_us, error_us)
+    return best
 
 
 def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:

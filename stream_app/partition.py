@@ -56,7 +56,7 @@ from stream_app.changelog import PARTITION_KEY, Headers, OutRecord, changelog_re
 from stream_app.dead_letters import dead_letter
 from stream_app.effect_log import log_effect
 from stream_app.errors import StreamAppError
-from stream_app.metrics import BATCH_SECONDS, Counted, count_effect
+from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted, count_effect
 from stream_app.reused import NAMES_MAX, begun_again, is_another, knowing, names_of
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
@@ -322,6 +322,7 @@ class PartitionWorker:
         for parsed in read:
             if type(parsed) is Gap:
                 self._stretch.gaps[parsed] = None
+                GAP_RECORDS.inc()
         effects = self.processor.feed(read)
         self.positions[topic] = records[-1].offset + 1
         if effects:

@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from stream_app.partition import PartitionWorker
 from stream_app.settings import WorkerSettings
 
 STATUS_VERSION = 1
+_VERSION = version("cdrstream")
 
 
 class StatusProducer:
@@ -63,13 +65,16 @@ def worker_status(
     state: str,
     held_records: int,
     rebalances: int,
+    rebalanced_lately: int,
     recovery_seconds: float,
+    recovery_records: int | None,
     started_at: float,
 ) -> dict[str, Any]:
     """The status as a JSON-able object."""
     return {
         "v": STATUS_VERSION,
         "kind": "worker",
+        "version": _VERSION,
         "id": settings.worker_id,
         "pid": os.getpid(),
         "at": time.time(),
@@ -86,8 +91,11 @@ def worker_status(
         "open_calls": sum(len(worker.calls) for worker in workers.values()),
         "held_records": held_records,
         "held_records_max": settings.in_flight_records_max,
+        "oldest_call_us": _oldest_call_us(workers),
         "rebalances": rebalances,
+        "rebalanced_lately": rebalanced_lately,
         "recovery_seconds": recovery_seconds,
+        "recovery_records": recovery_records,
         "sink": {
             "commits": figures.commits,
             "inserted": figures.inserted,
@@ -104,6 +112,11 @@ def worker_status(
             "advice": figures.advice or None,
         },
     }
+
+
+def _oldest_call_us(workers: Mapping[int, PartitionWorker]) -> int | None:
+    begun = (worker.calls.oldest_us() for worker in workers.values())
+    return min((each for each in begun if each is not None), default=None)
 
 
 def partition_status(
@@ -136,6 +149,9 @@ def partition_status(
             for name, source in watermark.sources.items()
         },
         "holder": None if holder is None else holder[0],
+        "traffic_clocks": {
+            server: list(told) for server, told in worker.processor.traffic_clocks.items()
+        },
         "open_calls": len(worker.calls),
         "counters": worker.processor.counters.to_json(),
     }

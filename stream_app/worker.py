@@ -322,7 +322,9 @@ class Worker:
             state=state,
             held_records=self.room.records,
             rebalances=self.assignment.rebalances,
+            rebalanced_lately=self.assignment.rebalanced_lately,
             recovery_seconds=self.assignment.recovery_seconds,
+            recovery_records=self.assignment.recovery_records,
             started_at=self.started_at,
         )
 

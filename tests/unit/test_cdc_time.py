@@ -7,7 +7,7 @@ import random
 import pytest
 
 from callstate.events import Clock
-from cdc.clock_probe import DRIFT_PPM, ClockTracker, Measured, Reading, best, compare
+from cdc.clock_probe import DRIFT_PPM, ClockTracker, Drift, Measured, Reading, best, compare
 from cdc.heartbeat import FLUSH_DELAY_US, Markers, Sample, before_header
 
 BLOCK, SEGMENT = 8_192, 16 * 1024 * 1024
@@ -95,6 +95,37 @@ def test_a_step_is_taken_at_once_and_a_bad_look_is_not() -> None:
     assert tracker.clock(20) == Clock(False, 50_000, -1_500_000)
     assert tracker.steps == 1
     assert tracker.clock(20 + 1_000_000) == Clock(False, 50_000 + DRIFT_PPM, -1_500_000)
+
+
+def probes(drift_ppm: float, seconds: int, error_us: int = 300) -> Drift:
+    """What is known after probes every ten seconds, each off by up to its error."""
+    rng, drift = random.Random(7), Drift()
+    for second in range(0, seconds, 10):
+        off = rng.randint(-error_us, error_us)
+        drift.add(Measured(round(1_000 + second * drift_ppm) + off, error_us, second * 1_000_000))
+    return drift
+
+
+@pytest.mark.parametrize("drift_ppm", [0.0, 40.0, -120.0])
+def test_drift_is_told_within_its_error(drift_ppm: float) -> None:
+    told = probes(drift_ppm, 3_600).ratio
+    assert told is not None
+    assert told * 1e6 == pytest.approx(drift_ppm, abs=0.6)
+
+
+def test_a_drift_that_may_be_error_is_not_told() -> None:
+    assert probes(40.0, 60).ratio is None
+    assert probes(40.0, 3_600, error_us=60_000).ratio is None
+    drift = probes(40.0, 3_600)
+    drift.begin_anew()  # the clock was set
+    assert drift.ratio is None
+
+
+def test_one_good_look_a_minute_is_enough_and_one_bad_look_does_no_harm() -> None:
+    drift = probes(40.0, 3_600)
+    drift.add(Measured(90_000, 80_000, 3_600_000_000))
+    assert drift.ratio is not None
+    assert drift.ratio * 1e6 == pytest.approx(40.0, abs=0.6)
 
 
 def test_progress_is_told_by_the_clock_as_it_was_set() -> None:

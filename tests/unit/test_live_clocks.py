@@ -105,6 +105,25 @@ def test_probe_and_traffic_that_contradict_each_other_are_told() -> None:
     assert found[0].probe_us == 0
 
 
+def test_what_the_traffic_tells_of_a_clock_can_be_looked_up() -> None:
+    door = processor("s", "t", reference="s")
+    assert door.traffic_clocks == {}
+    ids = 0
+    for at in range(0, 200, 5):
+        rows = crossing_call(at, at, 0.8)
+        for one in rows:
+            ids += 1
+            one |= {"id": ids, "clock": clock(0.8 if one["server"] == "t" else 0.0)}
+        door.feed(events(*rows))
+        door.feed([beat("s", at + 10, offset=0), beat("t", at + 10.8, offset=0.8)])
+    told = door.traffic_clocks
+    assert set(told) == {"t"}  # s is the reference
+    assert abs(told["t"].offset_us - 800_000) <= told["t"].error_us < 20_000
+    hours = 3 * 3_600
+    door.feed([beat("s", hours, offset=0), beat("t", hours + 0.8, offset=0.8)])
+    assert door.traffic_clocks == {}  # that was long ago
+
+
 def heard_of(probe: Any) -> int:
     """How many exchanges are taken up from 40 calls within four seconds."""
     door = processor("s", "t", reference="s")

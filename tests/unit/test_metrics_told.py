@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from ops.monitor import headline
 from ops.services import Pulse
 from stream_app import metrics as worker_metrics
 from stream_app.metrics import Counted, WorkerCollector, count_effect
+from tests.calls import beat, events, processor, row
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"
@@ -58,7 +60,12 @@ async def test_what_a_reader_does_not_know_is_absent(reader: ServerReader) -> No
     told = samples(collector)
     assert told["cdrstream_reader_streaming", "a"] == 0
     assert told["cdrstream_reader_rows_total", "published", "a"] == 0
-    for name in ("reader_progress_timestamp_seconds", "clock_offset_seconds"):
+    for name in (
+        "reader_progress_timestamp_seconds",
+        "clock_offset_seconds",
+        "clock_drift_ratio",
+        "reader_commit_to_ack_seconds_count",
+    ):
         assert not [key for key in told if key[0] == f"cdrstream_{name}"]
     assert not [key for key in told if key[0].startswith("cdrstream_slot_")]
     assert not collector.ready
@@ -72,7 +79,10 @@ async def test_a_reader_tells_progress_on_the_references_clock(reader: ServerRea
     numbers.slot_checked_us, numbers.slot_wal_status = 7_000_000, "extended"
     numbers.slot_safe_wal_bytes, numbers.slot_retained_bytes = 300, 700
     numbers.reconnected("SlotBusy")
+    numbers.clock_drift = 40e-6
     numbers.acknowledged(0.02)
+    now_us = time.time_ns() // 1_000
+    numbers.acknowledged(0.02, committed_us=now_us - numbers.process_ahead_us - 3_000_000)
     collector = ReaderCollector()
     collector.add(reader)
     told = samples(collector)
@@ -82,7 +92,11 @@ async def test_a_reader_tells_progress_on_the_references_clock(reader: ServerRea
     assert told["cdrstream_slot_state", "a", "cdrstream_a", "extended"] == 1
     assert told["cdrstream_slot_state", "a", "cdrstream_a", "lost"] == 0
     assert told["cdrstream_reader_reconnects_total", "SlotBusy", "a"] == 1
-    assert told["cdrstream_reader_ack_seconds_count", "a"] >= 1
+    assert told["cdrstream_reader_ack_seconds_count", "a"] >= 2
+    # three seconds by the server's own clock, which is 5.6 s behind this process's
+    assert told["cdrstream_reader_commit_to_ack_seconds_count", "a"] == 1
+    assert 3 <= told["cdrstream_reader_commit_to_ack_seconds_sum", "a"] < 4
+    assert told["cdrstream_clock_drift_ratio", "a"] == 40e-6
     assert collector.ready
 
 
@@ -106,6 +120,8 @@ STATUS: dict[str, Any] = {
     "held_records_max": 20,
     "rebalances": 2,
     "recovery_seconds": 0.5,
+    "recovery_records": 0,
+    "oldest_call_us": None,
     "sink": {
         **dict.fromkeys(("commits", "inserted", "revised", "hidden", "stale", "poison"), 0),
         "failing_since": None,
@@ -124,8 +140,57 @@ def test_a_worker_tells_who_holds_and_nothing_that_it_does_not_know() -> None:
     assert ("cdrstream_stream_frontier_timestamp_seconds", "b") not in told
     assert ("cdrstream_sink_watermark_timestamp_seconds", "0") not in told
     assert ("cdrstream_stream_end_offset", "0") not in told
+    assert ("cdrstream_stream_oldest_call_timestamp_seconds",) not in told
+    assert told["cdrstream_stream_recovery_remaining_records",] == 0
+    assert not [key for key in told if key[0].startswith("cdrstream_clock_traffic")]
     gone = samples(WorkerCollector(lambda: {**STATUS, "partitions": {}}, ("a", "b"), 6.0))
     assert not [key for key in gone if key[0] == "cdrstream_stream_position_offset"]
+
+
+def test_a_worker_tells_what_is_left_to_do_and_the_best_of_what_calls_say_of_clocks() -> None:
+    part = STATUS["partitions"]["0"]
+    heard = [{"b": [5_000, 900]}, {"b": [5_200, 400], "c": [-1_000_000, 2_000]}, {}]
+    parts = {str(n): {**part, "traffic_clocks": clocks} for n, clocks in enumerate(heard)}
+    status = {
+        **STATUS,
+        "state": "recovering",
+        "partitions": parts,
+        "recovery_records": 120_000,
+        "oldest_call_us": 3_000_000,
+    }
+    told = samples(WorkerCollector(lambda: status, ("a", "b"), 6.0))
+    assert told["cdrstream_stream_recovering",] == 1
+    assert told["cdrstream_stream_recovery_remaining_records",] == 120_000
+    assert told["cdrstream_stream_oldest_call_timestamp_seconds",] == 3.0
+    assert told["cdrstream_clock_traffic_offset_seconds", "b"] == 0.0052
+    assert told["cdrstream_clock_traffic_error_seconds", "b"] == 0.0004
+    assert told["cdrstream_clock_traffic_offset_seconds", "c"] == -1.0
+
+
+HELLO = (row("R", 0), row("S", 2))
+CLOSINGS = {
+    "bye": (*HELLO, row("E", 9, cseq=2)),
+    "refer": (*HELLO, row("T", 8, cseq=2), row("E", 9, cseq=3)),
+    "failure": (row("R", 0), row("F", 1)),
+    "ringing_limit": (row("R", 0),),
+    "call_limit": HELLO,
+    "failure_in_dialog": (*HELLO, row("F", 8, cseq=2, to_tag="b", failure_status=408)),
+}
+
+
+@pytest.mark.parametrize("reason", CLOSINGS)
+def test_what_closed_a_call_is_one_of_a_few_words(reason: str) -> None:
+    def count() -> float:
+        told = samples(WorkerCollector(lambda: STATUS, (), 6.0))
+        return told["cdrstream_stream_calls_told_total", reason]
+
+    before = count()
+    door = processor("s")
+    door.feed([*events(*CLOSINGS[reason]), beat("s", 100_000)])
+    for effect in door.finish():
+        count_effect(effect)
+    assert count() == before + 1
+    assert set(CLOSINGS) == {*worker_metrics.REASONS.values(), "failure_in_dialog"}
 
 
 def test_counters_that_move_with_a_partition_are_told_as_what_happened_here() -> None:
@@ -134,7 +199,7 @@ def test_counters_that_move_with_a_partition_are_told_as_what_happened_here() ->
             "cdrstream_stream_records_total", "applied"
         ]
 
-    zero = {**dict.fromkeys(worker_metrics.RECORD_OUTCOMES, 0), "terminations": {}}
+    zero = {**dict.fromkeys(worker_metrics.RECORD_OUTCOMES, 0), "terminations": {}, "hidden": 0}
     before = applied()
     counted = Counted({**zero, "applied": 1_000_000})  # of another worker's time
     counted.now({**zero, "applied": 1_000_003})
@@ -213,7 +278,7 @@ def _exported() -> set[str]:
     for metric in (*reader_metrics.DECLARED, *worker_metrics.DECLARED):
         names.add("cdrstream_" + metric.name)
     names |= {"cdrstream_" + gauge.name for gauge in dashboard_metrics.DECLARED}
-    for counted in (*worker_metrics.PASSING, reader_metrics.ACK_SECONDS):
+    for counted in (*worker_metrics.PASSING, *reader_metrics.PASSING):
         for family in counted.collect():
             suffixes = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("_total",)
             names |= {family.name + suffix for suffix in suffixes}

@@ -13,7 +13,7 @@ from stream_app.active_calls import ActiveCalls, active_call
 from stream_app.active_http import active_xml, of_user
 from stream_app.call_store import PartitionCalls, encode_call
 from stream_app.sink import ActiveRow
-from tests.calls import DAY, events, iso, row
+from tests.calls import DAY, events, iso, row, us
 
 TALKING = (row("R", 0, from_url='"A & B" <sip:201@x>;tag=a'), row("S", 2))
 
@@ -67,6 +67,34 @@ def test_calls_that_are_read_back_are_active_again() -> None:
     calls = PartitionCalls({"call": encode_call(state(*TALKING), is_active=True)}, decoded_max=0)
     assert list(calls.deadlines()) == []
     assert set(calls.active.now) == {"call"}
+
+
+def test_the_oldest_call_is_the_one_that_was_answered_first() -> None:
+    calls = PartitionCalls({}, decoded_max=0)
+    assert calls.oldest_us() is None
+    later = state(row("R", 50), row("S", 52))
+    ringing = state(row("R", -100))
+    for name, one in (("first", state(*TALKING)), ("later", later), ("rings", ringing)):
+        calls.put(name, one)
+    calls.take_changes()
+    assert calls.oldest_us() == us(0)
+    calls.put("first", state(*TALKING, row("S", 3)))  # heard of again: not younger for that
+    calls.take_changes()
+    assert calls.oldest_us() == us(0)
+    calls.delete("first")
+    calls.take_changes()
+    assert calls.oldest_us() == us(50)
+
+
+def test_the_oldest_call_is_known_after_a_restart() -> None:
+    table: dict[str, bytes] = {}
+    for at in (900, 0, 500, *range(1_000, 1_020)):  # as the changelog has them
+        one = state(row("R", at), row("S", at + 2))
+        one.deadline_us = us(at + 28_800)
+        table[f"at {at}"] = encode_call(one, is_active=True)
+    calls = PartitionCalls(table, decoded_max=0)
+    assert len(list(calls.deadlines())) == 23
+    assert calls.oldest_us() == us(0)
 
 
 def told(caller: str, callee: str = "<sip:202@x>") -> ActiveRow:
