@@ -503,3 +503,6 @@ class Replay(Section):
     checkpoint_seconds: Seconds = Field(
         default=20.0, ge=1, le=3_600, description="how often a point to go on from is kept"
     )
+    metrics_listen: Listen = Field(
+        default="", description="HOST:PORT of `/metrics` while a replay runs; empty: not served"
+    )

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+import stream_app
 from ops.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+SCHEMA: Final = Path(stream_app.__file__).parent / "schema"
 REQUEST_SECONDS: Final = 5.0
 CONNECTIONS_MAX: Final = 16
 
@@ -96,11 +99,17 @@ def process_registry() -> CollectorRegistry:
     """A registry with what every process tells: its version, memory and processor time."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, and nobody asks for it
     registry = CollectorRegistry(auto_describe=False)
-    Info("cdrstream_build", "the program's version", registry=registry).info(
-        {"version": version("cdrstream")}
+    Info("cdrstream_build", "the program's version, and its schema's", registry=registry).info(
+        {"version": version("cdrstream"), "schema": newest_schema()}
     )
     ProcessCollector(registry=registry)
     return registry
+
+
+def newest_schema() -> str:
+    """The number of the newest migration that this program brings along."""
+    names = (path.name for path in SCHEMA.glob("[0-9]*.sql"))
+    return max(names, default="").partition("_")[0].lstrip("0")
 
 
 def split_listen(listen: str) -> tuple[str, int]:

@@ -73,7 +73,7 @@ def run(invocation: Invocation, listen: str | None) -> None:
         boards.start()
         stack.callback(boards.stop)
         site, pulse = Site(config, host, sampler, boards), Pulse()
-        collector = DashboardCollector(sampler, lambda: site.live.clients)
+        collector = DashboardCollector(sampler, boards, lambda: site.live.clients)
         stack.enter_context(
             served(section.metrics_listen, collector, pulse.alive, lambda: sampler.has_looked)
         )

@@ -13,7 +13,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from cdc import metrics as reader
+from ops.dashboard.boards import Boards
 from ops.monitor import Sampler
+from ops.replay import metrics as replay
 
 
 class Gauge(NamedTuple):
@@ -53,8 +55,9 @@ _SLOT: Final = (
 class DashboardCollector:
     """The newest picture as samples."""
 
-    def __init__(self, sampler: Sampler, clients: Callable[[], int]) -> None:
+    def __init__(self, sampler: Sampler, boards: Boards, clients: Callable[[], int]) -> None:
         self._sampler = sampler
+        self._boards = boards
         self._clients = clients
 
     def collect(self) -> Iterator[Family]:
@@ -88,6 +91,9 @@ class DashboardCollector:
         for server in picture["servers"]:
             self._of_server(server, picture, add)
         yield from families.values()
+        replays = self._boards.replays.answer
+        if replays.value is not None:
+            yield from replay.of_registry(replays.value)
 
     def _of_server(
         self, server: dict[str, Any], picture: dict[str, Any], add: Callable[..., None]

@@ -46,7 +46,8 @@ def ask_replays(config: Config) -> Callable[[], list[dict[str, Any]]]:
         names = [column.name for column in cursor.description or ()]
         found = [dict(zip(names, row, strict=True)) for row in cursor]
         for number, replay in enumerate(found):
-            replay["share"] = progress(replay["plan"], replay["offsets"], replay["state"])
+            replay["records"] = records(replay["plan"], replay["offsets"], replay["state"])
+            replay["share"] = progress(replay["records"], replay["state"])
             replay["summary"] = summary(replay["result"])
             shown = number < _SHOWN_WITH_CHANGES and replay["summary"] is not None
             replay["changes"] = list(_changes(connection, replay["id"])) if shown else []
@@ -55,19 +56,28 @@ def ask_replays(config: Config) -> Callable[[], list[dict[str, Any]]]:
     return lambda: connected(read)
 
 
-def progress(plan: Mapping[str, Any], offsets: Mapping[str, int], state: str) -> float | None:
-    """Share of the records that were read; None where the plan does not say how many there are."""
+def progress(read: tuple[int, int] | None, state: str) -> float | None:
+    """Share of the records that were read; None where nobody knows how many there are."""
     if state != "running":
         return 1.0
+    return None if read is None else read[0] / read[1]
+
+
+def records(
+    plan: Mapping[str, Any], offsets: Mapping[str, int], state: str
+) -> tuple[int, int] | None:
+    """How many records were read, of how many; None where the plan does not say."""
     parts = [part for part in plan.get("parts", ()) if {"partition", "start", "end"} <= part.keys()]
     planned = sum(int(part["end"] - part["start"]) for part in parts)
     if planned <= 0:
         return None
+    if state != "running":
+        return planned, planned
     done = sum(
         max(0, min(offsets.get(str(part["partition"]), part["start"]), part["end"]) - part["start"])
         for part in parts
     )
-    return float(done / planned)
+    return done, planned
 
 
 def summary(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -19,9 +19,10 @@ from ops.config import resolution_config, worker_settings
 from ops.errors import EXIT_FAILED, OpsError, UsageError
 from ops.invocation import Invocation
 from ops.replay import applying, comparing, registry, shadow, words
-from ops.replay.driving import Stopped, drive, settings_json, verify
+from ops.replay.driving import Stopped, Tell, drive, settings_json, verify
 from ops.replay.pace import step_back
 from ops.replay.plan import Plan, Span, plan_topic, span_of
+from ops.replay.reading import Reached
 from ops.replay.registry import Replay, State
 from ops.replay.share import Job
 from ops.replay.showing import JSON_VERSION, show, sink_of, write_lines
@@ -319,12 +320,36 @@ def _workers(config: Config, workers: int | None) -> int:
 
 def _driven(config: Config, begun: Replay, workers: int | None) -> Replay:
     job = _job(config, begun.plan, begun.id, workers)
-    with Watching(begun.plan.records) as watching, _stoppable() as is_stopped:
+    with (
+        Watching(begun.plan.records) as watching,
+        _measured(config, begun.plan, watching.tell) as tell,
+        _stoppable() as is_stopped,
+    ):
         try:
-            return drive(job, _workers(config, workers), watching.tell, is_stopped)
+            return drive(job, _workers(config, workers), tell, is_stopped)
         except Stopped:
             sys.stderr.write(f"\ninterrupted; go on with: cdrstream replay --resume {begun.id}\n")
             raise typer.Exit(130) from None
+
+
+@contextmanager
+def _measured(config: Config, plan: Plan, tell: Tell) -> Iterator[Tell]:
+    """Progress goes to who scrapes this process, too, where it is configured to be scraped."""
+    listen = config.replay.metrics_listen
+    if not listen:
+        yield tell
+        return
+    from ops.metrics_http import served  # noqa: PLC0415  on demand
+    from ops.replay.metrics import ReplayCollector  # noqa: PLC0415
+
+    collector = ReplayCollector(plan.records)
+
+    def both(step: str, reached: Reached) -> None:
+        tell(step, reached)
+        collector.tell(step, reached.records, reached.event_us)
+
+    with served(listen, collector, lambda: True, lambda: True):
+        yield both
 
 
 @contextmanager

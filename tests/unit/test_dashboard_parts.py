@@ -27,7 +27,7 @@ from ops.dashboard.access import (
 )
 from ops.dashboard.calls import search_of
 from ops.dashboard.ladder import ROWS_MAX, ladder
-from ops.dashboard.replays import progress, summary
+from ops.dashboard.replays import progress, records, summary
 from ops.dashboard.runbook import rendered
 from ops.dashboard.scan import partition_of
 from ops.dashboard.text import hider, moment, short, shown, with_times
@@ -201,11 +201,12 @@ def test_a_call_is_looked_for_where_every_client_puts_it() -> None:
 def test_how_far_a_replay_is() -> None:
     parts = [{"partition": 0, "start": 0, "end": 100}, {"partition": 1, "start": 50, "end": 150}]
     plan = {"parts": parts}
-    assert progress(plan, {"0": 100, "1": 50}, "running") == 0.5
-    assert progress(plan, {}, "running") == 0.0
-    assert progress(plan, {"0": 900, "1": 900}, "running") == 1.0
-    assert progress({}, {}, "running") is None
-    assert progress({}, {}, "done") == 1.0
+    shares = {0.0: {}, 0.5: {"0": 100, "1": 50}, 1.0: {"0": 900, "1": 900}}
+    for share, offsets in shares.items():
+        assert progress(records(plan, offsets, "running"), "running") == share
+    assert records({}, {}, "running") is None
+    assert progress(None, "running") is None
+    assert progress(None, "done") == 1.0
     assert summary({"summary": {"unchanged": 1}}) is None
     assert summary({}) is None
 

@@ -8,12 +8,14 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from callstate.effects import ClockStepped, RecordLate
@@ -26,11 +28,13 @@ from ops.dashboard import metrics as dashboard_metrics
 from ops.errors import ConfigError
 from ops.metrics_http import MetricsServer, served
 from ops.monitor import headline
+from ops.replay import metrics as replay_metrics
 from ops.services import Pulse
 from stream_app import metrics as worker_metrics
 from stream_app.metrics import Counted, WorkerCollector, count_effect
 from tests.calls import beat, events, processor, row
 
+OUTCOMES = replay_metrics.OUTCOMES
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -214,6 +218,47 @@ def test_late_events_and_steps_are_counted_by_server() -> None:
     assert told["cdrstream_clock_steps_total", "probe", "tests-late"] == 1
 
 
+def test_a_replay_tells_how_far_it_is_and_what_it_found() -> None:
+    running = replay_metrics.ReplayCollector(1_000)
+    assert "cdrstream_replay_event_timestamp_seconds" not in {key[0] for key in samples(running)}
+    running.tell("reading", 400, 7_000_000)
+    running.tell("late calls", 3, 1)  # another step, of other records
+    told = samples(running)
+    assert told["cdrstream_replay_records_total",] == 400
+    assert told["cdrstream_replay_records_expected",] == 1_000
+    assert told["cdrstream_replay_event_timestamp_seconds",] == 7.0
+
+
+def test_the_newest_replays_are_told_by_who_sees_them() -> None:
+    kinds = {"times moved": 5, "billed seconds changed": 3, "added": 1, "removed": 2}
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    replays: list[Mapping[str, Any]] = [
+        {"records": (30, 100), "finished_at": None, "summary": None},
+        {
+            "records": (9, 9),
+            "finished_at": at,
+            "summary": {"unchanged": 90, "changed": 8, "kinds": kinds},
+        },
+    ]
+    told = samples(Telling(replay_metrics.of_registry(replays)))
+    assert told["cdrstream_replay_records_total",] == 30
+    assert told["cdrstream_replay_records_expected",] == 100
+    assert told["cdrstream_replay_last_success_timestamp_seconds",] == at.timestamp()
+    found = {outcome: told["cdrstream_replay_differences", outcome] for outcome in OUTCOMES}
+    assert found == {"same": 90, "changed": 5, "missing": 2, "extra": 1}
+    assert not samples(Telling(replay_metrics.of_registry([])))
+
+
+class Telling:
+    """A collector of families that are there already."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
+
+
 # -- the little server -------------------------------------------------------------------------
 
 
@@ -236,7 +281,7 @@ def test_metrics_and_health_over_http() -> None:
         code, text = _get(server.port, "/metrics")
         assert code == 200
         assert 'cdrstream_config_server{server="a"} 1.0' in text
-        assert "cdrstream_build_info" in text
+        assert re.search(r'cdrstream_build_info\{schema="\d+",version="[\d.]+', text)
         assert "_created" not in text
         assert _get(server.port, "/healthz") == (200, "ok\n")
         assert _get(server.port, "/readyz")[0] == 503
@@ -278,6 +323,7 @@ def _exported() -> set[str]:
     for metric in (*reader_metrics.DECLARED, *worker_metrics.DECLARED):
         names.add("cdrstream_" + metric.name)
     names |= {"cdrstream_" + gauge.name for gauge in dashboard_metrics.DECLARED}
+    names |= {"cdrstream_" + metric.name for metric in replay_metrics.DECLARED}
     for counted in (*worker_metrics.PASSING, *reader_metrics.PASSING):
         for family in counted.collect():
             suffixes = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("_total",)
@@ -335,7 +381,10 @@ def test_the_runbook_says_of_each_what_to_look_at_and_how_it_ends() -> None:
 
 def test_labels_are_of_the_closed_set() -> None:
     allowed = {"server", "partition", "slot", "outcome", "reason", "state", "source", "severity"}
-    declared = (*reader_metrics.DECLARED, *worker_metrics.DECLARED, *dashboard_metrics.DECLARED)
+    declared = (
+        *(*reader_metrics.DECLARED, *worker_metrics.DECLARED),
+        *(*dashboard_metrics.DECLARED, *replay_metrics.DECLARED),
+    )
     for metric in declared:
         assert set(metric.labels) <= allowed, metric
         if getattr(metric, "kind", "") == "counter":
