@@ -1,4 +1,4 @@
-"""Programs of Debian that tests and screenshots need, without installing them: Chromium, promtool.
+"""Programs of Debian that tests and demos need, without installing them: Chromium, Kamailio, ...
 
 Owns where they are looked for, and their download into the cache where the machine has none: apt
 resolves and fetches, `dpkg-deb` unpacks into a folder, nothing on the machine is changed. That
@@ -70,6 +70,49 @@ def find_promtool() -> Found:
     if own:
         return Found(Path(own))
     return Found(_unpacked("prometheus", ("prometheus",), with_needed=False) / "usr/bin/promtool")
+
+
+@dataclass(frozen=True, slots=True)
+class Sip:
+    """A SIP proxy and a SIP phone.
+
+    Attributes:
+        kamailio: The proxy.
+        modules: Folder of its modules, that for PostgreSQL among them.
+        sipp: The phone.
+        libraries: Folders of libraries that the loader does not know.
+    """
+
+    kamailio: Path
+    modules: Path
+    sipp: Path
+    libraries: tuple[Path, ...] = ()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What both need in their environment."""
+        folders = os.pathsep.join(str(each) for each in self.libraries)
+        return {"LD_LIBRARY_PATH": folders} if folders else {}
+
+
+def find_sip() -> Sip:
+    """Kamailio with its PostgreSQL module, and SIPp: the machine's own, else Debian's in the cache.
+
+    Raises:
+        StackError: One is missing and cannot be fetched; names what to install.
+    """
+    kamailio, sipp = shutil.which("kamailio"), shutil.which("sipp")
+    for own in sorted(Path("/usr").glob(_KAMAILIO_MODULES)):
+        if kamailio and sipp and (own / "db_postgres.so").is_file():
+            return Sip(Path(kamailio), own, Path(sipp))
+    root = _unpacked("sip", _SIP, with_needed=True) / "usr"
+    modules = next(iter(sorted(root.glob(_KAMAILIO_MODULES))))
+    libraries = (modules.parent, *sorted((root / "lib").glob("*-linux-gnu")))
+    return Sip(root / "sbin/kamailio", modules, root / "bin/sipp", libraries)
+
+
+_SIP: Final = ("kamailio", "kamailio-postgres-modules", "sip-tester")
+_KAMAILIO_MODULES: Final = "lib*/*-linux-gnu/kamailio/modules"
 
 
 def _unpacked(name: str, packages: Sequence[str], *, with_needed: bool) -> Path:
