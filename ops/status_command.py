@@ -150,12 +150,13 @@ def _lag(seconds: float | None) -> str:
 
 
 def _server_detail(one: Json) -> Iterator[Text]:
-    slot = one["slot"]
+    slot, traffic = one["slot"], one["traffic"]
     facts: dict[str, Any] = {
         "told": "never" if one["age"] is None else f"{duration(one['age'])} ago",
         "progress": f"{clock(one['progress'])} UTC: all before it is in Kafka",
         "newest row": f"{clock(one['last_row'])} UTC",
         "rows": NONE if one["rows"] is None else f"{one['rows']:,} since the reader started",
+        "by calls": traffic and f"clock {offset(traffic['offset'], traffic['error'])}",
         "slot": f"{slot['state']}, safe {size(slot['safe'])}"
         + (f", lost in {duration(slot['seconds_left'])}" if slot["seconds_left"] else ""),
         "holds": f"the watermark of {one['holding']} partitions",
@@ -187,6 +188,14 @@ def _partitions(picture: Json) -> Iterator[Text]:
             yield Text(line)
 
 
+def _worker_state(one: Json) -> str:
+    if one["state"] in ("away", "gone"):
+        return f"{one['state']} {duration(one['age'])}"
+    if one["state"] == "recovering" and one["recovery_records"]:
+        return f"{one['recovery_records']:,} to read"
+    return str(one["state"])
+
+
 def _workers(picture: Json) -> Iterator[Text]:
     workers = picture["workers"]
     if not workers:
@@ -198,9 +207,7 @@ def _workers(picture: Json) -> Iterator[Text]:
             (
                 (one["id"], 28),
                 (
-                    one["state"]
-                    if one["state"] not in ("away", "gone")
-                    else f"{one['state']} {duration(one['age'])}",
+                    _worker_state(one),
                     16,
                 ),
                 (str(len(one["partitions"])), -5),

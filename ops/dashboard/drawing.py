@@ -18,10 +18,14 @@ _LANE_LEAST_SECONDS: Final = 15.0
 
 
 def clocks(servers: Sequence[Json], threshold: float) -> dict[str, Any]:
-    """A dot with its error bar a server on one scale, the threshold as a band around zero."""
+    """A dot with its error bar a server on one scale, the threshold as a band around zero.
+
+    The dot is the probe's word, the diamond below it the traffic's.
+    """
     known = [one for one in servers if one["offset"] is not None]
+    told = {one["name"]: one["traffic"] for one in servers if one["traffic"] is not None}
     reach = max(
-        (abs(one["offset"]) + (one["error"] or 0.0) for one in known),
+        (abs(one["offset"]) + (one["error"] or 0.0) for one in (*known, *told.values())),
         default=0.0,
     )
     limit = max(_CLOCK_LEAST * threshold, reach * 1.08, 0.001)
@@ -42,7 +46,20 @@ def clocks(servers: Sequence[Json], threshold: float) -> dict[str, Any]:
             }
             for one in known
         },
+        "diamonds": {
+            name: {
+                "points": _diamond(place(one["offset"])),
+                "left": place(one["offset"] - one["error"]),
+                "right": place(one["offset"] + one["error"]),
+            }
+            for name, one in told.items()
+        },
     }
+
+
+def _diamond(x: float) -> str:
+    """Around a place on the lower half of a clock's lane."""
+    return f"{x - 4},16 {x},12 {x + 4},16 {x},20"
 
 
 def lanes(partitions: Sequence[Json], floor_seconds: float, at: float) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class SinkFacts:
     progress: tuple[Progress, ...]
     gaps: tuple[Gap, ...]
     active_calls: int
+    oldest_call: float | None = None  # when it began
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ WATERMARK_WARN_SECONDS: Final = 120.0
 WATERMARK_BAD_SECONDS: Final = 900.0
 SINK_BEHIND_SECONDS: Final = 60.0
 PROBE_OLD_SECONDS: Final = 900.0
+DISAGREE_SECONDS: Final = 0.02  # beyond both errors, as the workers judge
 GAP_SHOWN_SECONDS: Final = 86_400.0
 
 
@@ -208,6 +209,19 @@ def _of_clock(server: Json, threshold: float) -> Iterator[dict[str, Any]]:
             "is the route to that server slow, or the clock's reference away?",
             name,
         )
+    traffic = server["traffic"]
+    if traffic is not None and server["offset"] is not None:
+        apart = abs(traffic["offset"] - server["offset"])
+        if apart > traffic["error"] + (server["error"] or 0.0) + DISAGREE_SECONDS:
+            yield _problem(
+                WARN,
+                "CdrstreamClocksDisagree",
+                f"{name}: probe and calls measure its clock differently:"
+                f" {offset(server['offset'], server['error'])},"
+                f" {offset(traffic['offset'], traffic['error'])}",
+                "one of them is wrong, and corrected times with it: the runbook says which",
+                name,
+            )
 
 
 def _of_watermark(picture: Json) -> Iterator[dict[str, Any]]:

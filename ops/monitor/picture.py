@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ops.monitor.facts import Answer, Facts, Json, Rules, Slot, Told
 from ops.monitor.reasons import AWAY, NEVER, say_why
+from stream_app.metrics import best_traffic_clocks
 
 VERSION: Final = 1
 STALE_SECONDS: Final = 6.0  # three statuses missed
@@ -34,7 +35,14 @@ def draw(facts: Facts, rules: Rules) -> dict[str, Any]:
         if key.startswith("worker:")
     }
     partitions = _partitions(facts, rules, workers, now)
-    servers = [_server(name, told, facts, rules, partitions, now) for name, told in readers.items()]
+    traffic = _traffic_clocks(workers, facts.now)
+    servers = [
+        {
+            **_server(name, told, facts, rules, partitions, now),
+            "traffic": traffic.get(name),
+        }
+        for name, told in readers.items()
+    ]
     say_why(partitions, {server["name"]: server for server in servers}, rules)
     return {
         "v": VERSION,
@@ -49,6 +57,7 @@ def draw(facts: Facts, rules: Rules) -> dict[str, Any]:
         "servers": servers,
         "partitions": partitions,
         "workers": _workers(workers, partitions, facts),
+        "cdrs_per_minute": None,  # by who watches for a while: `pace`
         "dead_letters": None if facts.broker.value is None else facts.broker.value.dead_letters,
         "gaps": _gaps(facts),
     }
@@ -66,14 +75,25 @@ def _health(answer: Answer[Any], now: float) -> dict[str, Any]:
 def _sink(facts: Facts) -> dict[str, Any]:
     value = facts.sink.value
     if value is None:
-        return {"active_calls": None, "holders": [], "counters": {}}
+        return {
+            "active_calls": None,
+            "oldest_call": None,
+            "holders": [],
+            "counters": {},
+            "outcomes": {},
+        }
     counters: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
     for row in value.progress:
         for name, count in row.counters.items():
             if isinstance(count, int):
                 counters[name] = counters.get(name, 0) + count
+        for outcome, count in (row.counters.get("terminations") or {}).items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
     return {
         "active_calls": value.active_calls,
+        "oldest_call": value.oldest_call,
+        "outcomes": outcomes,
         "holders": sorted({row.holder for row in value.progress if row.holder}),
         "counters": counters,
     }
@@ -141,6 +161,7 @@ def _server(
         "probe_age": None if get("clock_probed_us") is None else _probe_age(record, age or 0.0),
         "clock_steps": get("clock_steps_total"),
         "slot": slot,
+        "version": get("version"),
         "gaps": get("gaps_total"),
         "rows_lost": get("rows_lost_total"),
         "reconnects": get("reconnects_total"),
@@ -152,6 +173,20 @@ def _server(
         "sources": sorted({one["state"] for one in frontiers}),
         "backfill_rows": get("backfill_rows_total"),
         "backfill_expected": get("backfill_rows_expected"),
+    }
+
+
+def _traffic_clocks(workers: Mapping[str, Told], now: float) -> dict[str, dict[str, float]]:
+    """What the calls themselves say of each server's clock, by the partition that tells it best."""
+    fresh = [
+        part
+        for told in workers.values()
+        if now - told.at <= STALE_SECONDS
+        for part in (told.record.get("partitions") or {}).values()
+    ]
+    return {
+        server: {"offset": offset_us / US, "error": error_us / US}
+        for server, (offset_us, error_us) in best_traffic_clocks(fresh).items()
     }
 
 
@@ -320,7 +355,10 @@ def _worker(key: str, told: Told, facts: Facts, *, covered: bool) -> dict[str, A
         "held": record.get("held_records"),
         "held_max": record.get("held_records_max"),
         "rebalances": record.get("rebalances"),
+        "rebalanced_lately": record.get("rebalanced_lately"),
         "recovery_seconds": record.get("recovery_seconds"),
+        "recovery_records": record.get("recovery_records"),
+        "version": record.get("version"),
         "commit_seconds": sink.get("last_commit_seconds"),
         "cdrs": sink.get("inserted"),
         "revised": sink.get("revised"),

@@ -16,6 +16,7 @@ from ops.monitor.facts import Ends, Facts, Rules, SinkFacts, Slot
 from ops.monitor.headline import judge
 from ops.monitor.history import History
 from ops.monitor.movement import Movement
+from ops.monitor.pace import Pace
 from ops.monitor.picture import draw
 from ops.monitor.sources import ask_broker, ask_sink, ask_slot, slot_name
 from ops.monitor.statuses import StatusTail
@@ -65,6 +66,7 @@ class Sampler:
         self._stop = threading.Event()
         self._newest: dict[str, Any] | None = None
         self._movement = Movement()
+        self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
 
     def __enter__(self) -> Self:
@@ -125,6 +127,9 @@ class Sampler:
             verdicts = self._movement.verdicts(picture["at"], picture["partitions"])
             for part in picture["partitions"]:
                 part["verdict"] = verdicts[part["number"]]
+            sink = picture["sink"]
+            told = sink["outcomes"] if sink["answers"] else None
+            picture["cdrs_per_minute"] = self._pace.per_minute(picture["at"], told)
             self._newest = picture
             self.history.add(picture)
             self._stop.wait(PICTURE_SECONDS)

@@ -40,6 +40,9 @@ SELECT server, extract(epoch FROM from_time)::float8, extract(epoch FROM to_time
     extract(epoch FROM noticed_at)::float8
 FROM cdr_gaps ORDER BY noticed_at DESC LIMIT %s
 """
+_ACTIVE: Final = """
+SELECT count(*), extract(epoch FROM min(start_time))::float8 FROM active_calls
+"""
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _SLOT: Final = """
 SELECT coalesce(wal_status, 'unknown'), active, (l - confirmed_flush_lsn)::int8,
@@ -100,11 +103,11 @@ def ask_sink(config: Config) -> Callable[[], SinkFacts]:
     def read(connection: psycopg.Connection[Any]) -> SinkFacts:
         progress = tuple(Progress(*row) for row in connection.execute(_PROGRESS, (topic,)))
         gaps = tuple(Gap(*row) for row in connection.execute(_GAPS, (_GAPS_MAX,)))
-        active = connection.execute("SELECT count(*) FROM active_calls").fetchone()
+        active = connection.execute(_ACTIVE).fetchone()
         clock = connection.execute(_CLOCK).fetchone()
         assert active is not None
         assert clock is not None
-        return SinkFacts(clock[0], progress, gaps, active[0])
+        return SinkFacts(clock[0], progress, gaps, *active)
 
     return lambda: connected(read)
 

@@ -7,7 +7,7 @@ with the time that its records are of. Rules take the greatest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -85,7 +85,7 @@ class ReplayCollector:
             yield family
 
 
-def of_registry(replays: list[Mapping[str, Any]]) -> Iterator[Family]:
+def of_registry(replays: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     """Of the newest replays as `ops.dashboard.replays` tells them, the newest first."""
     records, expected = RECORDS.family(), EXPECTED.family()
     differences, succeeded = DIFFERENCES.family(), SUCCEEDED.family()

@@ -161,9 +161,9 @@ def test_a_call_of_strange_events_is_drawn_too() -> None:
 
 def test_clocks_share_a_scale_with_their_errors_inside_it() -> None:
     servers = [
-        {"name": "a", "offset": 0.0, "error": 0.001},
-        {"name": "b", "offset": -5.5, "error": 0.5},
-        {"name": "c", "offset": None, "error": None},
+        {"name": "a", "offset": 0.0, "error": 0.001, "traffic": None},
+        {"name": "b", "offset": -5.5, "error": 0.5, "traffic": None},
+        {"name": "c", "offset": None, "error": None, "traffic": {"offset": 7.0, "error": 1.0}},
     ]
     drawn = drawing.clocks(servers, 0.5)
     assert "c" not in drawn["dots"]

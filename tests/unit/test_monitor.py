@@ -13,6 +13,7 @@ from ops.monitor.headline import judge
 from ops.monitor.history import History
 from ops.monitor.movement import Look, Movement
 from ops.monitor.movement import judge as judge_movement
+from ops.monitor.pace import Pace
 from ops.monitor.picture import draw
 from ops.monitor.words import duration, offset, size
 from ops.status_command import lines
@@ -150,6 +151,41 @@ def test_a_clock_in_the_future_is_no_lag_and_no_head_start() -> None:
 def test_a_clock_is_judged_with_its_error(offset_us: int, error_us: int, said: str) -> None:
     record = reader(clock_offset_us=offset_us, clock_error_us=error_us)
     assert picture({"a": (1.0, record), "b": (1.0, reader())})["servers"][0]["clock"] == said
+
+
+def heard(offset: float, error: float = 0.003) -> dict[str, Any]:
+    """A worker whose calls say that of b's clock, and in another partition something vaguer."""
+    fine = {"a": 0.5, "b": 0.6}
+    told = worker({0: fine, 1: fine}, recovery_records=0, rebalanced_lately=1)
+    told["partitions"]["0"]["traffic_clocks"] = {"b": [us(offset), us(error)]}
+    told["partitions"]["1"]["traffic_clocks"] = {"b": [us(offset + 9), us(10)]}
+    return told
+
+
+def test_what_calls_say_of_a_clock_stands_beside_what_the_probe_says() -> None:
+    told = picture(None, {"w": (1.0, heard(0.002))})
+    assert told["servers"][0]["traffic"] is None
+    assert told["servers"][1]["traffic"] == {"offset": 0.002, "error": 0.003}
+    assert told["problems"] == []
+    assert picture(None, {"w": (60.0, heard(0.002))})["servers"][1]["traffic"] is None  # long ago
+
+
+def test_probe_and_calls_that_disagree_are_a_problem() -> None:
+    told = picture(None, {"w": (1.0, heard(0.8))})
+    assert alerts(told) == [("CdrstreamClocksDisagree", "b")]
+    assert "+0.000 s ± 0.001, +0.800 s ± 0.003" in told["problems"][0]["text"]
+
+
+def test_cdrs_a_minute_are_counted_over_one() -> None:
+    pace = Pace()
+    assert pace.per_minute(NOW, {"C": 100}) is None
+    assert pace.per_minute(NOW + 2, {"C": 101}) is None  # too short a look
+    assert pace.per_minute(NOW + 10, {"C": 110, "F": 1}) == {"C": 60, "F": 6}
+    for second in range(11, 200):
+        told = pace.per_minute(NOW + second, {"C": 110 + second, "F": 1})
+    assert told == {"C": pytest.approx(60), "F": 0}
+    assert pace.per_minute(NOW + 201, None) is None
+    assert pace.per_minute(NOW + 202, {"C": 999}) is None  # what came meanwhile is not of now
 
 
 def test_a_clock_that_nobody_measured_is_not_zero() -> None:
