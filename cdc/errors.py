@@ -25,7 +25,7 @@ class CdcError(Exception):
     """Base of all errors of the reader: what happened, whether to retry, what the operator does."""
 
     retry: ClassVar[Retry] = Retry.TIMED
-    advice: ClassVar[str] = "The reader tries again by itself; look at the server if it lasts."
+    advice: str = "The reader tries again by itself; look at the server if it lasts."
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else type(self).__name__
@@ -35,6 +35,15 @@ class ServerUnreachable(CdcError):
     """The server refuses connections, starts up, recovers, or closed ours."""
 
     advice = "The reader reconnects by itself; is PostgreSQL up and its host and port right?"
+
+
+class NotTrusted(ServerUnreachable):
+    """The server is there, and is not proven to be who the DSN asks for."""
+
+    advice = (
+        "In the dsn, sslrootcert must be the authority that signed the server's certificate, and"
+        " host a name that the certificate has. The reader tries again by itself."
+    )
 
 
 class ServerInRecovery(CdcError):
@@ -178,6 +187,17 @@ class KafkaUnreachable(CdcError):
     advice = "The reader goes on by itself once the broker is back; are bootstrap_servers right?"
 
 
+class KafkaShut(KafkaUnreachable):
+    """The broker is there and there is no way in: its certificate, our login, the protocol."""
+
+    advice = "Check the security settings of [kafka]. The reader tries again by itself."
+
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        if advice:
+            self.advice = f"{advice}. The reader tries again by itself."
+
+
 class KafkaRefused(CdcError):
     """The broker answers and refuses: rights, a missing topic, a setting."""
 
@@ -219,6 +239,10 @@ _BY_WORDS: tuple[tuple[str, type[CdcError]], ...] = (
     ("max_replication_slots", NoCapacity),
     ("all replication slots are in use", NoCapacity),
     ("to start walsender", AccessDenied),
+    ("certificate verify failed", NotTrusted),
+    ("does not match host name", NotTrusted),
+    ("root certificate file", NotTrusted),
+    ("server does not support SSL", NotTrusted),
     ("no pg_hba.conf entry", AccessDenied),
     ("password authentication failed", AccessDenied),
     ("authentication failed", AccessDenied),

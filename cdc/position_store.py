@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from callstate.broker_words import Telling
 from callstate.events import Clock
-from cdc.errors import KafkaRefused, KafkaUnreachable
+from cdc.errors import KafkaRefused, KafkaShut, KafkaUnreachable
 from cdc.lsn import lsn_text, parse_lsn
 
 _VERSION = 1
@@ -212,7 +213,11 @@ _AWAY = frozenset(
 )
 
 
-def kafka_error(error: KafkaError, doing: str) -> KafkaUnreachable | KafkaRefused:
-    """Our error for one of librdkafka's."""
+def kafka_error(
+    error: KafkaError, doing: str, telling: Telling | None = None
+) -> KafkaUnreachable | KafkaRefused:
+    """Our error for one of librdkafka's, and what the client told beside it."""
+    if telling is not None and telling.advice:
+        return KafkaShut(f"{doing}: {telling.reason}", telling.advice)
     text = f"{doing}: {error.str()}"
     return KafkaUnreachable(text) if error.code() in _AWAY else KafkaRefused(text)

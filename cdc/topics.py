@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
+from callstate.broker_words import Telling
 from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from cdc.errors import KafkaUnreachable
 from cdc.position_store import kafka_error
@@ -46,7 +47,9 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
         KafkaUnreachable: No broker answered in time.
         KafkaRefused: A topic is missing and may not be made.
     """
-    admin = AdminClient(_options(settings))
+    telling = Telling()
+    options: dict[str, Any] = {**_options(settings), "error_cb": telling}
+    admin = AdminClient(options)
     specs = topic_specs(settings)
     try:
         there = admin.list_topics(timeout=timeout_seconds).topics
@@ -61,7 +64,8 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
             _create(admin, missing, timeout_seconds)
             there = _wait_for(admin, [spec.name for spec in specs], timeout_seconds)
     except KafkaException as error:
-        raise kafka_error(error.args[0], "asking for topics") from error
+        admin.poll(0)  # only here the client says why it did not get through
+        raise kafka_error(error.args[0], "asking for topics", telling) from error
     found = there.get(settings.topics.events)
     if found is None or not found.partitions:
         raise KafkaUnreachable(f"topic {settings.topics.events} is not there yet")

@@ -35,6 +35,27 @@ _SYMPTOMS: Final = (
         r"could not translate host name|Name or service not known|failed to resolve host",
         "check the host in the DSN",
     ),
+    (
+        r"certificate verify failed",
+        "sslrootcert in the DSN must be the file of the authority that signed that server's"
+        " certificate",
+    ),
+    (
+        r"does not match host name",
+        "host in the DSN must be a name that the server's certificate has; hostaddr may say where",
+    ),
+    (
+        r"root certificate file .* does not exist",
+        "sslrootcert in the DSN must be a file that this user may read",
+    ),
+    (
+        r"server does not support SSL",
+        "ssl = on there, with ssl_cert_file and ssl_key_file; then reload PostgreSQL",
+    ),
+    (
+        r"no pg_hba\.conf entry .*no encryption",
+        "that server wants TLS: sslmode=verify-full and sslrootcert=... in the DSN",
+    ),
     (r"password authentication failed|no password supplied", "check user and password in the DSN"),
     (
         r"no pg_hba\.conf entry",

@@ -7,11 +7,14 @@ changelog of the open calls belongs to the stream app, which makes it itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from callstate.broker_words import Telling, advice_for
 from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from ops.errors import OpsError
+from ops.trust import certificate_fault
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -51,16 +54,25 @@ def required(kafka: Kafka) -> list[TopicSpec]:
     return [topic_spec(kind, name, kafka.partitions, kafka.retention_days) for kind, name in wanted]
 
 
-def admin_client(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> AdminClient:
-    """A client for the broker; it connects at its first call."""
+def admin_client(
+    kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS, telling: Telling | None = None
+) -> AdminClient:
+    """A client for the broker; it connects at its first call.
+
+    Args:
+        kafka: Where the broker is, and how to get in.
+        timeout_seconds: Of a request.
+        telling: Takes what the client says of itself, for `broker_away`.
+    """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415  not needed by `resolve`
 
     from ops.librdkafka import silent_log  # noqa: PLC0415
 
-    properties: dict[str, str | int | float | bool] = {
+    properties: dict[str, Any] = {
         **kafka.client_properties(),
         "socket.timeout.ms": int(timeout_seconds * 1_000),
         "socket.connection.setup.timeout.ms": max(1_000, int(timeout_seconds * 1_000)),
+        **({} if telling is None else {"error_cb": telling}),
     }
     return AdminClient(properties, logger=silent_log())
 
@@ -73,12 +85,10 @@ def states(
     Raises:
         OpsError: The broker is not there.
     """
-    from confluent_kafka import KafkaException  # noqa: PLC0415
     from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
     from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
 
-    admin = admin_client(kafka, timeout_seconds)
-    try:
+    with speaking_to(kafka, timeout_seconds) as admin:
         known = admin.list_topics(timeout=timeout_seconds).topics
         there = [topic for topic in topics if topic.name in known]
         resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in there]
@@ -86,8 +96,6 @@ def states(
         configs = {
             resource.name: future.result(timeout_seconds) for resource, future in asked.items()
         }
-    except KafkaException as error:
-        raise broker_away(kafka, error) from error
     found = []
     for topic in topics:
         if topic.name not in configs:
@@ -100,13 +108,38 @@ def states(
     return found
 
 
-def broker_away(kafka: Kafka, error: Exception) -> OpsError:
+@contextmanager
+def speaking_to(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[AdminClient]:
+    """A client for the broker; hold it while its futures are not done.
+
+    Raises:
+        OpsError: What went wrong between client and broker inside the block, and why.
+    """
+    from confluent_kafka import KafkaException  # noqa: PLC0415
+
+    telling, admin = Telling(), None
+    try:
+        admin = admin_client(kafka, timeout_seconds, telling)
+        yield admin
+    except KafkaException as error:
+        if admin is not None:
+            admin.poll(0)  # only here the client says why it did not get through
+        raise broker_away(kafka, error, telling) from error
+
+
+def broker_away(kafka: Kafka, error: Exception, telling: Telling | None = None) -> OpsError:
     """What to say where the broker cannot be spoken to."""
     detail: Any = error.args[0] if error.args else error
     text = detail.str() if hasattr(detail, "str") else str(detail)
+    if telling is not None and telling.advice:
+        text = telling.reason
+        if "certificate" in text:
+            text = certificate_fault(kafka) or text
     return OpsError(
         f"Kafka at {kafka.bootstrap_servers}: {text}",
-        "is the broker running, and are kafka.bootstrap_servers and kafka.security_protocol right?",
+        advice_for(text)
+        or "is the broker running, and are kafka.bootstrap_servers and kafka.security_protocol"
+        " right?",
     )
 
 

@@ -6,9 +6,12 @@ and the worker both do, so that either may come first.
 
 from __future__ import annotations
 
+from typing import Any
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from callstate.broker_words import Telling
 from callstate.topics import TopicKind, TopicSpec, topic_spec
 from stream_app.changelog import client_log
 from stream_app.errors import BrokerUnavailable, TopicError
@@ -42,14 +45,21 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         TopicError: A co-partitioned topic has another number of partitions.
         BrokerUnavailable: The broker does not answer.
     """
-    admin = AdminClient(
-        settings.librdkafka(client_id=f"{settings.worker_id}-admin"), logger=client_log
-    )
+    telling = Telling()
+    options: dict[str, Any] = {
+        **settings.librdkafka(client_id=f"{settings.worker_id}-admin"),
+        "error_cb": telling,
+    }
+    admin = AdminClient(options, logger=client_log)
     specs = topic_specs(settings)
     try:
         there = admin.list_topics(timeout=min(timeout, _ANSWER_SECONDS)).topics
     except KafkaException as error:
-        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+        admin.poll(0)  # only here the client says why it did not get through
+        told = telling.reason if telling.advice else error
+        raise BrokerUnavailable(
+            f"the broker does not answer: {told}", telling.advice or None
+        ) from error
     for spec in specs:
         known = there.get(spec.name)
         if known is not None and spec.co_partitioned and len(known.partitions) != spec.partitions:

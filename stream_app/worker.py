@@ -130,22 +130,22 @@ async def _run(
 
 
 async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    """Waits for a broker that is not there yet, and says so once, soon."""
+    """Waits for a broker that is not there yet; says so once, soon, and then why, if known."""
     pause = 0.2
-    told = False
+    told: set[str] = set()
     while not stop.is_set():
         asked = asyncio.create_task(asyncio.to_thread(ensure_topics, settings))
         answered, _ = await asyncio.wait({asked}, timeout=BROKER_PATIENCE_SECONDS)
         if not answered and not told:
-            told = True
+            told.add(BrokerUnavailable.advice)
             _waiting_for_broker(BrokerUnavailable("the broker does not answer"))
         try:
             created = await asked
         except StreamAppError as error:
             if error.retry is not Retry.TIMED:
                 raise SettingsError(str(error), error.advice) from error
-            if not told:
-                told = True
+            if error.advice not in told:
+                told.add(error.advice)
                 _waiting_for_broker(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)

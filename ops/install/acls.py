@@ -14,7 +14,7 @@ from typing import Any, Final
 from callstate.topics import dead_letter_topic
 from ops.config import Config
 from ops.errors import OpsError, UsageError
-from ops.topics import TIMEOUT_SECONDS, admin_client, broker_away
+from ops.topics import TIMEOUT_SECONDS, speaking_to
 
 
 class Role(StrEnum):
@@ -117,7 +117,7 @@ def apply(config: Config, named: Mapping[Role, str]) -> int:
     Raises:
         OpsError: The broker is away, has no authorizer, or this user may not give rights.
     """
-    from confluent_kafka import KafkaException  # noqa: PLC0415
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
     from confluent_kafka.admin import (  # type: ignore[attr-defined]  # noqa: PLC0415
         AclBinding,
         AclOperation,
@@ -139,13 +139,19 @@ def apply(config: Config, named: Mapping[Role, str]) -> int:
         for right in rights(config)
         for operation in right.operations
     ]
-    admin = admin_client(config.kafka)  # held: without it its futures fail
-    try:
+    with speaking_to(config.kafka) as admin:
         for future in admin.create_acls(bindings).values():
-            future.result(TIMEOUT_SECONDS)
-    except KafkaException as error:
-        away = broker_away(config.kafka, error)
-        raise OpsError(
-            str(away), "has the broker an authorizer, and may this user alter the cluster?"
-        ) from error
+            try:
+                future.result(TIMEOUT_SECONDS)
+            except KafkaException as error:
+                refusal = error.args[0]
+                if refusal.code() not in (
+                    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+                    KafkaError.SECURITY_DISABLED,
+                ):
+                    raise
+                raise OpsError(
+                    f"Kafka at {config.kafka.bootstrap_servers}: {refusal.str()}",
+                    "has the broker an authorizer, and may this user alter the cluster?",
+                ) from error
     return len(bindings)
