@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 import stream_app
 from ops.errors import ConfigError
+from ops.listening import split_listen
 
 log = logging.getLogger(__name__)
 
@@ -110,18 +111,6 @@ def newest_schema() -> str:
     """The number of the newest migration that this program brings along."""
     names = (path.name for path in SCHEMA.glob("[0-9]*.sql"))
     return max(names, default="").partition("_")[0].lstrip("0")
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, brackets around IPv6 taken off.
-
-    Raises:
-        ConfigError: It is written otherwise.
-    """
-    host, colon, port = listen.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 65_536):
-        raise ConfigError(f"listen = {listen!r}: must be HOST:PORT", "for example 127.0.0.1:9108")
-    return host.strip("[]"), int(port)
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,7 +1,7 @@
 """Who may look: login, the names under which the pages answer, rate limits, and every header.
 
-Owns password hashes, the session cookie, the check of Host (a page of somebody else must not reach
-a loopback address by a name of its own) and the Content-Security-Policy. Refuses to know pages.
+Owns the session cookie, the check of Host (a page of somebody else must not reach a loopback
+address by a name of its own) and the Content-Security-Policy. Refuses to know pages.
 
 Read only: GET and HEAD, and POST for the login alone. Call-IDs stay out of access logs: none is
 written.
@@ -9,29 +9,25 @@ written.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
-import ipaddress
-import os
 import secrets
 import time
 from collections import OrderedDict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ops.config_sections import Dashboard
-from ops.errors import ConfigError
-from ops.metrics_http import split_listen
+from ops.dashboard.address import is_any, password_fits
+
+if TYPE_CHECKING:
+    from ops.config_sections import Dashboard
 
 COOKIE: Final = "cdrstream"
 SESSION_SECONDS: Final = 12 * 3_600
 LOGIN_PATH: Final = "/login"
 _OPEN_PATHS: Final = ("/static/", "/healthz", LOGIN_PATH)
-_SCRYPT: Final = (2**14, 8, 1)
 CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -46,81 +42,6 @@ _HEADERS: Final = (
 )
 
 
-def hash_password(password: str) -> str:
-    """`scrypt$SALT$HASH`, for `dashboard.password_hash`."""
-    salt = os.urandom(16)
-    return f"scrypt${_b64(salt)}${_b64(_scrypt(password, salt))}"
-
-
-def password_fits(password: str, hashed: str) -> bool:
-    """Whether it is the password of that hash; in constant time."""
-    try:
-        kind, salt, told = hashed.split("$")
-        if kind != "scrypt":
-            return False
-        return hmac.compare_digest(
-            _scrypt(password, base64.b64decode(salt)), base64.b64decode(told)
-        )
-    except ValueError:
-        return False
-
-
-def _scrypt(password: str, salt: bytes) -> bytes:
-    n, r, p = _SCRYPT
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, dklen=32)
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_address(section: Dashboard, listen: str) -> tuple[str, int]:
-    """Host and port, if what is configured makes it safe to answer there.
-
-    Raises:
-        ConfigError: It is open to others without login or encryption.
-    """
-    host, port = split_listen(listen)
-    if bool(section.tls_certificate) != bool(section.tls_key):
-        raise ConfigError(
-            "dashboard.tls_certificate and dashboard.tls_key: one is set without the other",
-            "set both, or neither",
-        )
-    if section.password_hash is not None:
-        hashed = section.password_hash.get_secret_value()
-        if not hashed.startswith("scrypt$") or hashed.count("$") != 2:
-            raise ConfigError(
-                "dashboard.password_hash is no hash of ours",
-                "make one: cdrstream dashboard --hash-password",
-            )
-    if is_loopback(host):
-        return host, port
-    if section.password_hash is None and section.trusted_proxy_header is None:
-        raise ConfigError(
-            f"dashboard.listen = {listen!r} can be reached by others, and nobody has to log in",
-            "set dashboard.password_hash (cdrstream dashboard --hash-password), or"
-            " trusted_proxy_header, or listen on 127.0.0.1",
-        )
-    encrypted = section.tls_certificate or section.tls_by_proxy or section.trusted_proxy_header
-    if not encrypted:
-        raise ConfigError(
-            f"dashboard.listen = {listen!r} can be reached by others without encryption",
-            "set dashboard.tls_certificate and tls_key, or tls_by_proxy = true where a reverse"
-            " proxy has it",
-        )
-    return host, port
-
-
 class Access:
     """Middleware around everything: host, method, login, headers."""
 
@@ -130,7 +51,7 @@ class Access:
         self._proxy_header = section.trusted_proxy_header
         self._secure = bool(section.tls_certificate or section.tls_by_proxy)
         names = {"localhost", "127.0.0.1", "::1", *section.hosts}
-        if host not in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
+        if not is_any(host):
             names.add(host)
         self._names = {name.lower() for name in names}
         # Sessions end with the process: nothing is kept on disk.

@@ -20,7 +20,7 @@ from typing import Any, Final
 import typer
 import uvicorn
 
-from ops.dashboard.access import check_address, hash_password
+from ops.dashboard.address import check_address, hash_password
 from ops.dashboard.app import Site
 from ops.dashboard.boards import Boards
 from ops.dashboard.metrics import DashboardCollector

@@ -7,7 +7,7 @@ service's business; this one looks from the machine that `doctor` runs on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 from ops.doctor.checks import Finding, cannot_tell, fail, ok, warn
@@ -46,6 +46,26 @@ def measure(dsn: str) -> Measured:
     return best
 
 
+def own_clock() -> Measured:
+    """This machine's clock against the process's monotonic one: no round trip, no error."""
+    return Measured(time() - monotonic(), 0.0)
+
+
+def judge_own(own: Measured, reference: Measured, *, warning_seconds: float) -> list[Finding]:
+    """This machine's clock minus the reference's: alerts by `time()` and logs go by it."""
+    offset = own.offset_seconds - reference.offset_seconds
+    text = f"this machine's clock is {offset:+.3f} s from the reference"
+    if abs(offset) - reference.error_seconds > warning_seconds:
+        return [
+            warn(
+                f"{text}: logs and alerts are off by as much",
+                f"less than {warning_seconds:g} s",
+                "chronyc tracking   here",
+            )
+        ]
+    return [ok(text)]
+
+
 def judge(
     server: Measured,
     reference: Measured,
@@ -67,6 +87,9 @@ def judge(
     error = server.error_seconds + reference.error_seconds
     text = f"{offset:+.3f} s +- {error:.3f} s from the reference"
     look = "chronyc tracking   there; do not set the clock by hand during traffic"
+    if error > allowed_lateness_seconds:
+        needed = "resolution.allowed_lateness_seconds above the worst clock's error"
+        return [warn(f"{text}: no better than the lateness allowed", needed, "a shorter route")]
     if abs(offset) - error > allowed_lateness_seconds and not corrected:
         needed = f"less than {allowed_lateness_seconds:g} s, or time_correction = 'auto'"
         return [fail(text, needed, look)]

@@ -6,8 +6,6 @@ Owns the list, the report and the exit code. Refuses to judge: the modules besid
 from __future__ import annotations
 
 import json
-import os
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +16,7 @@ import typer
 
 from ops.config import Config
 from ops.config_sources import Loaded
-from ops.doctor import broker, clocks, server_facts, servers, sink
+from ops.doctor import broker, clocks, dashboard, processes, server_facts, servers, sink
 from ops.doctor.checks import (
     TIME_LIMIT_SECONDS,
     Check,
@@ -31,6 +29,7 @@ from ops.doctor.checks import (
     warn,
     worst,
 )
+from ops.doctor.files import others_may_read
 from ops.errors import EXIT_FAILED
 from ops.invocation import Invocation
 from ops.redaction import scrub
@@ -90,7 +89,7 @@ def checks(loaded: Loaded, names: Sequence[str]) -> list[Check]:
     found += [_resume_check(config, name) for name in names]
     if config.sink.dsn is not None:
         found += _sink_checks(config)
-    return found + _clock_checks(config, names)
+    return found + _clock_checks(config, names) + _dashboard_checks(config)
 
 
 def configuration(loaded: Loaded) -> list[Finding]:
@@ -101,7 +100,7 @@ def configuration(loaded: Loaded) -> list[Finding]:
         findings.append(
             warn("no configuration file was found", "cdrstream.toml", "name it with --config FILE")
         )
-    elif _holds_secrets(path) and _others_may_read(path):
+    elif _holds_secrets(path) and others_may_read(path):
         findings.append(
             warn(f"{path} holds secrets and others may read it", "mode 600", f"chmod 600 {path}")
         )
@@ -120,10 +119,6 @@ def configuration(loaded: Loaded) -> list[Finding]:
 def _holds_secrets(path: Path) -> bool:
     text = path.read_text(encoding="utf-8", errors="replace").lower()
     return "password" in text or scrub(text) != text
-
-
-def _others_may_read(path: Path) -> bool:
-    return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _server_checks(config: Config, name: str) -> list[Check]:
@@ -187,6 +182,12 @@ def _broker_checks(config: Config, names: Sequence[str]) -> list[Check]:
         Check("broker", "connect", connect),
         Check("broker", "topics", lambda: broker.topics(states.get()), needs),
         Check("broker", "replicas", lambda: broker.replication(states.get()), needs),
+        Check(
+            "broker",
+            "processes",
+            lambda: processes.judge(processes.gather(kafka)),
+            ("broker/topics",),
+        ),
         Check("broker", "write", lambda: broker.may_write(kafka), ("broker/topics",)),
         Check(
             "broker",
@@ -220,6 +221,28 @@ def _sink_checks(config: Config) -> list[Check]:
             lambda: sink.workers(facts.get(), config.kafka.partitions),
             ("sink/schema",),
         ),
+        Check("sink", "records", lambda: _records(config), ("sink/privileges",)),
+    ]
+
+
+def _records(config: Config) -> list[Finding]:
+    from ops.config import worker_settings  # noqa: PLC0415
+    from ops.doctor import records  # noqa: PLC0415  readers' machines need it not
+
+    return records.judge(records.gather(worker_settings(config)))
+
+
+def _dashboard_checks(config: Config) -> list[Check]:
+    section = config.dashboard
+    return [
+        Check("dashboard", "address", lambda: dashboard.address(section)),
+        Check("dashboard", "certificate", lambda: dashboard.certificate(section)),
+        Check(
+            "dashboard",
+            "pages",
+            lambda: dashboard.answer(section, dashboard.ask(section)),
+            ("dashboard/address",),
+        ),
     ]
 
 
@@ -233,6 +256,11 @@ def _clock_checks(config: Config, names: Sequence[str]) -> list[Check]:
     def measured() -> list[Finding]:
         return [ok(f"reference answers within {2_000 * reference.get().error_seconds:.1f} ms")]
 
+    def own() -> list[Finding]:
+        return clocks.judge_own(
+            clocks.own_clock(), reference.get(), warning_seconds=rules.skew_warning_seconds
+        )
+
     def judged(name: str) -> list[Finding]:
         return clocks.judge(
             clocks.measure(config.servers[name].dsn.get_secret_value()),
@@ -242,7 +270,10 @@ def _clock_checks(config: Config, names: Sequence[str]) -> list[Check]:
             corrected=rules.time_correction == "auto",
         )
 
-    found = [Check("clocks", "reference", measured)]
+    found = [
+        Check("clocks", "reference", measured),
+        Check("clocks", "this machine", own, ("clocks/reference",)),
+    ]
     for name in names:
         needs = ("clocks/reference", f"{servers.group_of(name)}/connect")
         found.append(Check("clocks", name, partial(judged, name), needs))

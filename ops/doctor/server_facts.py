@@ -31,6 +31,7 @@ SELECT current_setting('server_version_num')::int AS version_num,
     current_setting('max_wal_senders')::int AS senders_max,
     (SELECT count(*) FROM pg_stat_replication) AS senders_used,
     current_setting('max_slot_wal_keep_size') AS slot_wal_keep_size,
+    current_setting('idle_replication_slot_timeout', true) AS idle_slot_timeout,
     (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user) AS may_replicate,
     current_user AS role,
     current_database() AS database,
@@ -55,6 +56,7 @@ FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisd
 _SELECTABLE = "SELECT has_table_privilege(to_regclass(%s), 'SELECT') AS may"
 _SLOT = """
 SELECT plugin, database, active, wal_status, safe_wal_size, slot_type,
+    (SELECT application_name FROM pg_stat_activity WHERE pid = active_pid) AS read_by,
     pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS retained_bytes,
     pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) AS unread_bytes
 FROM pg_replication_slots WHERE slot_name = %s
@@ -63,6 +65,20 @@ _OLDEST_TRANSACTION = """
 SELECT extract(epoch FROM now() - min(xact_start))::float8 AS seconds,
     pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_look
 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+_LOG = """
+SELECT wal_bytes::float8 AS bytes,
+    extract(epoch FROM now() - stats_reset)::float8 / 3600 AS hours,
+    pg_size_bytes(current_setting('max_slot_wal_keep_size')) AS keep_bytes
+FROM pg_stat_wal
+"""
+_PURGE = """
+SELECT coalesce((SELECT n_tup_del FROM pg_stat_user_tables
+                 WHERE relid = to_regclass('call_state_events')), 0) > 0 AS is_purged,
+    extract(epoch FROM (now() AT TIME ZONE 'UTC') - min(event_time))::float8 AS oldest_seconds
+FROM call_state_events
 """
 
 
@@ -77,6 +93,8 @@ class ServerFacts:
         readable: Table to whether this role may SELECT it; None where there is no such table.
         slot: Of the slot; None where there is none.
         oldest_transaction: Age in seconds, and whether other users' transactions are seen.
+        log: Bytes of log an hour, over how many hours, and what slots may keep of it.
+        purge: Whether rows were deleted, and the oldest row's age; None where it may not be read.
     """
 
     server: Row
@@ -85,6 +103,8 @@ class ServerFacts:
     readable: Mapping[str, bool | None]
     slot: Row | None
     oldest_transaction: Row
+    log: Row | None = None
+    purge: Row | None = None
 
 
 def gather(dsn: str, *, publication: str, slot: str, tables: tuple[str, ...]) -> ServerFacts:
@@ -110,6 +130,8 @@ def gather(dsn: str, *, publication: str, slot: str, tables: tuple[str, ...]) ->
             readable={table: (one(_SELECTABLE, table) or {}).get("may") for table in tables},
             slot=None if server["in_recovery"] else one(_SLOT, slot),
             oldest_transaction=one(_OLDEST_TRANSACTION) or {},
+            log=one(_LOG) if server["version_num"] >= 140_000 else None,
+            purge=one(_PURGE) if (one(_SELECTABLE, tables[0]) or {}).get("may") else None,
         )
 
 

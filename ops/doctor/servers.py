@@ -5,8 +5,10 @@ Owns the judgement of its facts: pure functions from `ServerFacts` to findings.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from cdc.lsn import lsn_text
 from cdc.position_store import StoredPosition
@@ -18,6 +20,8 @@ OLDEST_VERSION: Final = 140_000
 LONG_TRANSACTION_SECONDS: Final = 300
 RETAINED_BYTES_WARN: Final = 10 * 1024**3
 LOW_SHARE: Final = 0.15
+OUTAGE_HOURS_LEAST: Final = 1.0
+ROWS_KEPT_SECONDS_LEAST: Final = 86_400.0
 CALL_TABLE: Final = "call_state_events"
 OBSERVER_TABLE: Final = "observer_state_events"
 TABLES: Final = (CALL_TABLE, OBSERVER_TABLE)
@@ -125,8 +129,40 @@ def settings(facts: ServerFacts) -> list[Finding]:
             )
         )
     else:
-        findings.append(ok(f"max_slot_wal_keep_size = {server['slot_wal_keep_size']}"))
+        findings.append(_room_for_outages(server["slot_wal_keep_size"], facts))
+    idle = str(server["idle_slot_timeout"] or "0")
+    if re.sub(r"\D", "", idle).strip("0"):
+        findings.append(
+            warn(
+                f"idle_replication_slot_timeout = {idle}: a reader away for longer loses its slot",
+                "0",
+                "ALTER SYSTEM SET idle_replication_slot_timeout = 0;"
+                "   then SELECT pg_reload_conf();",
+            )
+        )
     return findings
+
+
+def _room_for_outages(keep: str, facts: ServerFacts) -> Finding:
+    """How long a reader may be away, by how much log the server has written an hour till now."""
+    log = facts.log
+    if log is None or not log["hours"] or log["hours"] < 1 or not log["bytes"]:
+        return ok(f"max_slot_wal_keep_size = {keep}")
+    hours = log["keep_bytes"] / (log["bytes"] / log["hours"])
+    if hours < OUTAGE_HOURS_LEAST:
+        return warn(
+            f"max_slot_wal_keep_size = {keep} is {hours * 60:.0f} minutes of this server's log",
+            "more than the longest outage of a reader; an hour at least",
+            f"ALTER SYSTEM SET max_slot_wal_keep_size = '{_gigabytes(log)}GB';"
+            "   then SELECT pg_reload_conf();",
+        )
+    return ok(f"max_slot_wal_keep_size = {keep}, {hours:,.0f} hours of this server's log")
+
+
+def _gigabytes(log: Mapping[str, Any]) -> int:
+    """What a day writes."""
+    a_day: float = 24 * log["bytes"] / log["hours"]
+    return max(1, math.ceil(a_day / 1024**3))
 
 
 def tables(facts: ServerFacts, *, backfill: bool) -> list[Finding]:
@@ -293,6 +329,14 @@ def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
                 f"cdrstream reader --server {name}",
             )
         )
+    elif there.get("read_by") and not there["read_by"].startswith("cdrstream"):
+        findings.append(
+            warn(
+                f"slot {wanted} is being read by {there['read_by']!r}",
+                "our reader, and nobody else: what it takes we never see",
+                f"end that program, or set servers.{name}.slot to another name",
+            )
+        )
     if there["wal_status"] in ("extended", "unreserved"):
         findings.append(
             warn(
@@ -338,8 +382,23 @@ def resume(stored: StoredPosition | None, identity: Identity) -> list[Finding]:
 
 
 def load(facts: ServerFacts) -> list[Finding]:
-    """Transactions that hold the log and make rows late."""
-    oldest = facts.oldest_transaction
+    """Transactions that hold the log and make rows late, and rows that are gone too soon."""
+    oldest, purge = facts.oldest_transaction, facts.purge
+    findings = []
+    if purge is not None and purge["is_purged"]:
+        kept = purge["oldest_seconds"]
+        if kept is not None and kept < ROWS_KEPT_SECONDS_LEAST:
+            findings.append(
+                warn(
+                    f"rows are purged after {kept / 3_600:.1f} h: a lost slot reads no older again",
+                    "more than the longest outage of a reader; a day at least",
+                    "purge later there, or by: cdrstream purge --servers",
+                )
+            )
+    return findings + _transactions(oldest, facts)
+
+
+def _transactions(oldest: Mapping[str, Any], facts: ServerFacts) -> list[Finding]:
     if not oldest.get("may_look"):
         role = facts.server["role"]
         return [cannot_tell("other users' transactions", f'GRANT pg_read_all_stats TO "{role}";')]

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from ops.config import Config
 from ops.errors import ConfigError, OpsError
-from ops.metrics_http import split_listen
+from ops.listening import split_listen
 
 Service = Literal["reader", "worker", "dashboard"]
 _ANSWER_SECONDS: Final = 5.0

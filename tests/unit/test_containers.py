@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from ops.config import Config, reader_settings, worker_settings
 from ops.config_sources import load
-from ops.dashboard.access import check_address, password_fits
+from ops.dashboard.address import check_address, password_fits
 from tests.command_lines import parse
 
 ROOT = Path(__file__).resolve().parents[2]

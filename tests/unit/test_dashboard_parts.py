@@ -16,15 +16,8 @@ from starlette.types import ASGIApp
 
 from ops.config_sections import Dashboard
 from ops.dashboard import drawing
-from ops.dashboard.access import (
-    COOKIE,
-    Access,
-    RateLimit,
-    check_address,
-    hash_password,
-    is_loopback,
-    password_fits,
-)
+from ops.dashboard.access import COOKIE, Access, RateLimit
+from ops.dashboard.address import check_address, hash_password, is_loopback, password_fits
 from ops.dashboard.calls import search_of
 from ops.dashboard.ladder import ROWS_MAX, ladder
 from ops.dashboard.replays import progress, records, summary

@@ -23,7 +23,7 @@ SERVER = {
     "version_num": 150_018, "version": "15.18", "wal_level": "logical", "slots_max": 10,
     "slots_used": 1, "senders_max": 10, "senders_used": 1, "slot_wal_keep_size": "20GB",
     "may_replicate": True, "role": "r", "database": "SIPXCDR", "encoding": "UTF8",
-    "same_machine": True, "tls": False, "in_recovery": False,
+    "same_machine": True, "tls": False, "in_recovery": False, "idle_slot_timeout": None,
 }  # fmt: skip
 SLOT = {
     "plugin": "pgoutput", "database": "SIPXCDR", "active": True, "wal_status": "reserved",
@@ -143,6 +143,36 @@ CASES = [
         Outcome.FAIL,
         "SET TABLE",
     ),
+    (
+        "settings",
+        replace(FACTS, log={"bytes": 1e9, "hours": 0.1, "keep_bytes": 1}),  # too short a look
+        Outcome.OK,
+        "",
+    ),
+    (
+        "settings",
+        replace(FACTS, log={"bytes": 80 * 2**30, "hours": 2.0, "keep_bytes": 20 * 2**30}),
+        Outcome.WARN,
+        "max_slot_wal_keep_size = '960GB'",
+    ),
+    (
+        "settings",
+        replace(FACTS, log={"bytes": 2**30, "hours": 2.0, "keep_bytes": 20 * 2**30}),
+        Outcome.OK,
+        "",
+    ),
+    ("settings", with_server(idle_slot_timeout="0"), Outcome.OK, ""),
+    ("settings", with_server(idle_slot_timeout="1d"), Outcome.WARN, "idle_replication_slot"),
+    ("slot", replace(FACTS, slot=SLOT | {"read_by": "cdrstream"}), Outcome.OK, ""),
+    ("slot", replace(FACTS, slot=SLOT | {"read_by": "debezium"}), Outcome.WARN, "servers.a.slot"),
+    (
+        "load",
+        replace(FACTS, purge={"is_purged": True, "oldest_seconds": 3_600.0}),
+        Outcome.WARN,
+        "cdrstream purge --servers",
+    ),
+    ("load", replace(FACTS, purge={"is_purged": True, "oldest_seconds": 9e5}), Outcome.OK, ""),
+    ("load", replace(FACTS, purge={"is_purged": False, "oldest_seconds": 9.0}), Outcome.OK, ""),
     ("load", replace(FACTS, oldest_transaction={}), Outcome.WARN, "pg_read_all_stats"),
     (
         "load",

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ops.config_sources import load
-from ops.dashboard.access import check_address, hash_password
+from ops.dashboard.address import check_address, hash_password
 from ops.errors import ConfigError
 from tests.command_lines import parse
 
