@@ -1,0 +1,281 @@
+"""The order of events, from an empty folder to the verdict.
+
+Owns when what is started, broken and waited for, and that nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import psycopg
+
+from ops.demo.installation import Installation
+from ops.demo.plan import PARTITIONS
+from ops.demo.processes import Children
+from ops.demo.verdict import read_cdrs
+from ops.demo.watch import Watch
+from ops.demo_kamailio import report
+from ops.demo_kamailio.phones import Phones, Ports
+from ops.demo_kamailio.plan import (
+    ALL_CALLS,
+    CALL_AFTER_RESTART,
+    CALL_WITHOUT_DATABASE,
+    CALLS,
+    CALLS_KILLED,
+    CLOCKS,
+    LATENESS_SECONDS,
+    MAX_CALL_SECONDS,
+    PHONES,
+    REFERENCE,
+    TOLERANCE_MS,
+    config_text,
+)
+from ops.demo_kamailio.proxy import EXAMPLE, Proxy
+from ops.demo_kamailio.sip_log import read_log
+from ops.demo_kamailio.witness import truth_of
+from ops.errors import OpsError
+from ops.simulation.score import Score, score
+from ops.simulation.script import US
+from ops.stack import Stack
+from ops.stack.debian import find_sip
+
+READY_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 45.0
+_LOOK_SECONDS: Final = 0.2
+_BETWEEN_CALLS_SECONDS: Final = 0.1
+_ROWS_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        score: Every CDR beside its caller's word.
+        troubles: Whatever else was not as planned; one line each.
+        rows: How many rows each proxy wrote.
+    """
+
+    score: Score
+    troubles: tuple[str, ...]
+    rows: dict[str, int]
+
+    @property
+    def exit_code(self) -> int:
+        """0 only if all is as it should be."""
+        return 0 if self.score.flawless and not self.troubles else 1
+
+
+def run(*, keep: bool = False) -> int:
+    """Plays it and returns the exit code: 0 only if every CDR agrees with its caller.
+
+    Args:
+        keep: Leave the folder with all logs.
+
+    Raises:
+        OpsError: Something could not be started, or ended by itself.
+        KeyboardInterrupt: Ctrl-C; everything is stopped by then.
+    """
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - begun:5.1f} s  {text}", flush=True)
+
+    with _terminates(), ExitStack() as stack:
+        sip = find_sip()
+        clocks = {name: clock for name, clock in CLOCKS.items() if clock}
+        say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")
+        servers = stack.enter_context(Stack(len(CLOCKS), clocks=clocks))
+        folder = Path(tempfile.mkdtemp(prefix="cdrstream-kamailio-"))
+        place = _installed(servers, folder)
+        place.keep_folder = True
+        stack.callback(lambda: _remove(place))
+        children = Children(place.config, folder)
+        stack.callback(children.stop)
+        place.provision()
+        for name in CLOCKS:
+            _let_proxies_write(place.dsns[name])
+            children.start(f"reader-{name}", "reader", "--server", name)
+        children.start("worker", "worker")
+        free = Ports()
+        listens = {name: free.pick() for name in CLOCKS}
+        proxies = {}
+        for name, clock in CLOCKS.items():
+            own = folder / f"proxy-{name}"
+            own.mkdir()
+            proxies[name] = Proxy(
+                name,
+                sip,
+                own,
+                port=listens[name],
+                peer_port=next(port for other, port in listens.items() if other != name),
+                database_port=servers[name].port,
+                dsn=place.dsns[name],
+                clock=clock,
+            )
+            stack.callback(proxies[name].stop)
+            proxies[name].start()
+        phones = Phones(sip, folder, listens, free)
+        stack.callback(phones.stop)
+        phones.start(PHONES)
+        for name in proxies:
+            phones.register(name)
+        say(f"started {', '.join(children.names())}, two Kamailios, {len(PHONES)} kinds of phones")
+        watch = Watch(place.bootstrap, place.dsns, place.dsns[REFERENCE])
+        stack.callback(watch.close)
+        _wait(children, lambda: _not_ready(watch), READY_SECONDS)
+        troubles = _play(servers, proxies, phones, say)
+        last_us = round(time.time() * US)
+        say(f"all calls are over; waiting until none can change ({MAX_CALL_SECONDS:g} s)")
+        final_us = last_us + round((MAX_CALL_SECONDS + LATENESS_SECONDS) * US)
+        _wait(children, lambda: _not_final(watch, final_us), PATIENCE_SECONDS)
+        outcome = _judge(place, proxies, phones, troubles)
+        report.tell(outcome.score, outcome.troubles, outcome.rows)
+        place.keep_folder = keep or bool(outcome.exit_code)
+        if place.keep_folder:
+            print(f"all logs are in {folder}")
+        return outcome.exit_code
+    raise AssertionError("unreachable")
+
+
+def _installed(servers: Stack, folder: Path) -> Installation:
+    config = folder / "cdrstream.toml"
+    bootstrap = servers.broker.bootstrap_servers
+    readers = {name: servers[name].dsn_for(user="cdr_reader") for name in CLOCKS}
+    config.write_text(
+        config_text(bootstrap, readers, servers[REFERENCE].dsn_for(user="cdr_writer"))
+    )
+    return Installation(
+        folder=folder,
+        config=config,
+        bootstrap=bootstrap,
+        dsns={name: servers[name].dsn for name in CLOCKS},
+        started_us={},
+    )
+
+
+def _let_proxies_write(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute((EXAMPLE / "cse.sql").read_bytes())
+
+
+def _play(
+    servers: Stack, proxies: dict[str, Proxy], phones: Phones, say: Callable[[str], None]
+) -> list[str]:
+    """All calls, with what is broken meanwhile; what the callers complain of."""
+    say(f"{len(CALLS)} callers call")
+    for call in CALLS:
+        phones.call(call)
+        time.sleep(_BETWEEN_CALLS_SECONDS)
+    troubles = phones.wait()
+    b = proxies["b"]
+    say("the PostgreSQL of proxy b goes away; a call begins and ends without it")
+    servers["b"].stop("fast")
+    phones.call(CALL_WITHOUT_DATABASE)
+    troubles += phones.wait()
+    servers["b"].start()
+    say("it is back")
+    _wait_rows(b, CALL_WITHOUT_DATABASE.call_id, "E", 1)
+    for call in CALLS_KILLED:
+        phones.call(call)
+    answered, ringing = CALLS_KILLED[:2], CALLS_KILLED[2]
+    for call in answered:
+        _wait_rows(b, call.call_id, "S", 1)
+    _wait_rows(b, ringing.call_id, "R", 1)
+    say(f"KILLED proxy b in the midst of {len(CALLS_KILLED)} calls (SIGKILL, pid {b.kill()})")
+    troubles += phones.wait()
+    b.start()
+    phones.register("b")
+    say("started it again")
+    phones.call(CALL_AFTER_RESTART)
+    troubles += phones.wait()
+    return troubles
+
+
+def _judge(
+    place: Installation, proxies: dict[str, Proxy], phones: Phones, troubles: list[str]
+) -> Outcome:
+    truths = [
+        truth_of(call.name, read_log(phones.message_log(call.name)), end_is_heard=call.end_is_heard)
+        for call in ALL_CALLS
+    ]
+    troubles = [*troubles, *(line for proxy in proxies.values() for line in proxy.refused_rows())]
+    return Outcome(
+        score(truths, read_cdrs(place.dsns[REFERENCE]), tolerance_ms=TOLERANCE_MS),
+        tuple(troubles),
+        {n: p.rows("SELECT count(*) FROM call_state_events") for n, p in proxies.items()},
+    )
+
+
+def _wait_rows(proxy: Proxy, call_id: str, kind: str, count: int) -> None:
+    """Until the call's rows of that type are in the proxy's database."""
+    query = (
+        "SELECT count(*) FROM call_state_events"  # noqa: S608  of names of our own
+        f" WHERE call_id = '{call_id}' AND event_type = '{kind}'"
+    )
+    deadline = time.monotonic() + _ROWS_SECONDS
+    while proxy.rows(query) < count:
+        if time.monotonic() > deadline:
+            raise OpsError(
+                f"no row {kind} of {call_id} at proxy {proxy.name}", f"its log is {proxy.log}"
+            )
+        time.sleep(_LOOK_SECONDS / 4)
+
+
+def _not_ready(watch: Watch) -> str:
+    readers = sorted(set(CLOCKS) - watch.streaming())
+    if readers:
+        return f"readers of {', '.join(readers)} to stream and to measure their clocks"
+    sink = watch.sink()
+    if sink is None or sink.behind:
+        behind = PARTITIONS if sink is None else len(sink.behind)
+        return f"a first watermark in {behind} of {PARTITIONS} partitions"
+    return ""
+
+
+def _not_final(watch: Watch, final_us: int) -> str:
+    sink = watch.sink()
+    if sink is None or sink.watermark_us is None:
+        return "the sink's watermark"
+    left_us = final_us - sink.watermark_us
+    return f"the watermark, {left_us / US:.1f} s to go" if left_us > 0 else ""
+
+
+def _wait(children: Children, missing: Callable[[], str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while what := missing():
+        children.check()
+        if time.monotonic() > deadline:
+            raise OpsError(f"waited {seconds:.0f} s for {what}", f"see {children.folder}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _remove(place: Installation) -> None:
+    if not place.keep_folder:
+        shutil.rmtree(place.folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminates() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by unwinding, so that all is stopped."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""What a call's record must say, by the word of the caller's own log.
+
+Owns the reading of a call from the messages that its caller sent and received. It knows nothing of
+proxies' rows or of our rules but what the columns of `cdrs` mean, so that it cannot repeat an error
+of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from callstate.events import format_time
+from ops.demo_kamailio.sip_log import SipMessage
+
+_TIMEOUT: Final = (408, "Request Timeout")
+
+
+def truth_of(
+    name: str, messages: Sequence[SipMessage], *, end_is_heard: bool = True
+) -> dict[str, Any]:
+    """One call as an object of `truth.jsonl`, for `ops.simulation.score`.
+
+    Args:
+        name: What the call is called in reports.
+        messages: The caller's log, from the first INVITE on.
+        end_is_heard: False where no proxy could hear of the end that the caller tells.
+
+    Raises:
+        ValueError: The caller's log holds no INVITE.
+    """
+    invites = [one for one in messages if one.sent and one.method == "INVITE" and not one.status]
+    if not invites:
+        raise ValueError(f"{name}: its caller's log holds no INVITE")
+    first = invites[0]
+    cdr: dict[str, Any] = {
+        "call_id": first.text("call-id"),
+        "from_tag": first.tag("from"),
+        "to_tag": "",
+        "caller_aor": as_stored(first.header("from").rpartition(b";tag=")[0]),
+        "callee_aor": as_stored(first.header("to")),
+        "start_time": format_time(first.time_us),
+        "connect_time": None,
+        "end_time": None,
+        "failure_status": None,
+        "failure_reason": None,
+        "reference": first.text("references"),
+        "caller_contact": _without_parameters(first.text("contact")),
+        "callee_contact": None,
+        "callee_route": None,
+        "caller_internal": _has_proved_himself(messages),
+    }
+    finals = [
+        one for one in messages if not one.sent and one.method == "INVITE" and one.status >= 200
+    ]
+    answer = next((one for one in finals if one.status < 300), None)
+    if answer is not None:
+        cdr |= _answered(messages, answer, end_is_heard=end_is_heard)
+    else:
+        cdr |= _refused([one for one in finals if one.status != 407][-1:])
+    return {"call_id": cdr["call_id"], "scenario": name, "expect": "cdr", "cdr": cdr}
+
+
+def as_stored(header: bytes) -> str:
+    """A header as the database keeps it: what is not UTF-8 byte by byte, as PostgreSQL escapes."""
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return "".join(
+            "\\\\" if byte == ord("\\") else chr(byte) if 0 < byte < 128 else f"\\{byte:03o}"
+            for byte in header
+        )
+
+
+def _answered(
+    messages: Sequence[SipMessage], answer: SipMessage, *, end_is_heard: bool
+) -> dict[str, Any]:
+    later = [one for one in messages if one.time_us >= answer.time_us and not one.status]
+    end = next((one for one in later if one.method == "BYE"), None) if end_is_heard else None
+    transferred = any(one.method == "REFER" for one in later)
+    return {
+        "to_tag": answer.tag("to"),
+        "connect_time": format_time(answer.time_us),
+        "end_time": None if end is None else format_time(end.time_us),
+        "callee_contact": _without_parameters(answer.text("contact")),
+        "termination": "U" if end is None else "T" if transferred else "C",
+    }
+
+
+def _refused(last: Sequence[SipMessage]) -> dict[str, Any]:
+    """The last refusal; without one the caller was left ringing. A 407 is never told."""
+    if not last:
+        status, reason = _TIMEOUT
+        return {"failure_status": status, "failure_reason": reason, "termination": "F"}
+    refusal = last[0]
+    return {
+        # a proxy that refuses makes up the tag when the row is written already
+        "to_tag": None if refusal.header("server") else refusal.tag("to"),
+        "end_time": format_time(refusal.time_us),
+        "failure_status": refusal.status,
+        "failure_reason": refusal.reason,
+        "termination": "A" if refusal.status == 487 else "F",
+    }
+
+
+def _has_proved_himself(messages: Iterable[SipMessage]) -> bool:
+    """Whether a proxy asked who he was and then let him through."""
+    statuses = [one.status for one in messages if not one.sent and one.method == "INVITE"]
+    last_challenge = max((n for n, status in enumerate(statuses) if status == 407), default=None)
+    return last_challenge is not None and any(s != 407 for s in statuses[last_challenge + 1 :])
+
+
+def _without_parameters(contact: str) -> str | None:
+    """`<sip:user@host:port>` of the plain Contact headers that our phones write."""
+    return contact.partition(";")[0].removesuffix(">") + ">" if contact else None
