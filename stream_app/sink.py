@@ -27,6 +27,7 @@ from callstate.envelope import Gap
 from callstate.events import format_time
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.active_calls import Change, write_active
+from stream_app.copy_text import cdr_line, provenance_line
 from stream_app.errors import SinkRefused, SinkUnavailable
 from stream_app.reused import NAMES_MAX, begun_again, names_of
 
@@ -326,17 +327,15 @@ class Sink:
     def _copy_and_upsert(
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
     ) -> Written:
-        cdrs = [tuple(call.cdr.columns().values()) for call in calls if call.cdr is not None]
-        provenance = [provenance_row(call) for call in calls]
+        cdrs = "\n".join([cdr_line(call.cdr) for call in calls if call.cdr is not None])
+        reasons = [provenance_line(call.provenance, call.hidden_reason) for call in calls]
         with connection.cursor() as cursor:
             cursor.execute(_EMPTY_BATCH)
             if cdrs:
                 with cursor.copy(_COPY_CDRS) as copy:
-                    for row in cdrs:
-                        copy.write_row(row)
+                    copy.write(cdrs.encode())
             with cursor.copy(_COPY_PROVENANCE) as copy:
-                for row in provenance:
-                    copy.write_row(row)
+                copy.write(b"".join(reasons))
             cursor.execute(_WRITE_CALLS)
             counts = cursor.fetchone()
         assert counts is not None
@@ -425,40 +424,6 @@ def _one_line(error: Exception) -> str:
 
 def _moment(time_us: int | None) -> str | None:
     return None if time_us is None else format_time(time_us)
-
-
-def text_array(values: Iterable[str]) -> str:
-    """PostgreSQL's text for an array of texts."""
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
-def provenance_row(call: CallWrite) -> tuple[object, ...]:
-    """A row of `batch_provenance`, for COPY: as `Provenance.to_json` tells it."""
-    why = call.provenance
-    return (
-        why.call_id,
-        why.revision,
-        call.hidden_reason,
-        why.rule,
-        text_array(why.missing) if why.missing else "{}",
-        why.suspect,
-        text_array(why.servers),
-        _json(why.offsets_json()),
-        _json(why.legs) if why.legs else "[]",
-        _json(why.inversions) if why.inversions else "[]",
-        _json(dict(why.changed)) if why.changed else "{}",
-        _json(why.notes) if why.notes else "[]",
-        _json(why.events),
-        why.late_events,
-        why.events_dropped,
-        _moment(why.watermark_us),
-        _json(dict(why.basis)) if why.basis else "{}",
-    )
 
 
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)

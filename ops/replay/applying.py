@@ -16,9 +16,9 @@ from psycopg import sql
 
 from ops.errors import OpsError
 from ops.replay import registry
-from ops.replay.lines import CDR_COLUMNS
 from ops.replay.registry import Replay, State
 from ops.replay.shadow import Connection, table_names
+from stream_app.copy_text import CDR_COLUMNS
 from stream_app.sink import SWAP_LOCK_KEY
 
 _LOCK_SECONDS: Final = 30

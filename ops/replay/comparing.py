@@ -18,9 +18,9 @@ from callstate.cdr import TIME_COLUMNS
 from callstate.events import format_time, parse_time_us
 from ops.replay.diff import Change, Facts, Kind, Summary, classify
 from ops.replay.digest import CdrDigest, Ledger, digest_of, key_of
-from ops.replay.lines import CDR_COLUMNS
 from ops.replay.plan import Plan, Span
 from ops.replay.shadow import Connection, table_names
+from stream_app.copy_text import CDR_COLUMNS
 
 _BATCH: Final = 2_000
 _COMPARED: Final = CDR_COLUMNS[1:]

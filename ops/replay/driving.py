@@ -19,7 +19,6 @@ from callstate.events import format_time
 from ops.replay import comparing, registry, shadow
 from ops.replay.comparing import changed_ids, compare, ledger_of_service
 from ops.replay.digest import CdrDigest, Compared, Ledger, digest_of_inputs, digest_of_settings
-from ops.replay.lines import cdr_line
 from ops.replay.partition import Question
 from ops.replay.reading import PartResult, Reached, facts_between
 from ops.replay.registry import Replay
@@ -27,6 +26,7 @@ from ops.replay.second_look import CALLS_AT_ONCE, base_of, look_again
 from ops.replay.shadow import Connection, connect, table_names
 from ops.replay.share import Job
 from ops.replay.workers import run_shares, shares
+from stream_app.copy_text import cdr_line
 
 Tell = Callable[[str, Reached], None]
 """What is being done, and how far it is."""

@@ -16,12 +16,12 @@ from typing import Final, Protocol
 from callstate.envelope import ReferenceKnown
 from callstate.events import CallEvent, format_time
 from ops.replay.digest import Ledger, PartInput
-from ops.replay.lines import cdr_line
 from ops.replay.pace import Pace
 from ops.replay.partition import PartitionReplay, Question, Told
 from ops.replay.partitioner import partition_of
 from ops.replay.plan import Span
 from ops.replay.source import Chunk, Late, Position, Source
+from stream_app.copy_text import cdr_line
 
 _TELL_SECONDS: Final = 0.5
 _SLACK_US: Final = 3_600 * 1_000_000  # clocks that are off, and calls told late

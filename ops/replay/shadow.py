@@ -16,9 +16,9 @@ import psycopg
 from psycopg import sql
 
 from ops.dsn import with_options
-from ops.replay.lines import NO_CDR, cdr_line, escaped
 from ops.replay.partition import Told
-from stream_app.sink import CallWrite, provenance_row, text_array
+from stream_app.copy_text import NO_CDR, cdr_line, escaped, provenance_line, text_array
+from stream_app.sink import CallWrite
 
 Connection = psycopg.Connection[Any]
 
@@ -221,4 +221,4 @@ def write_reasons(connection: Connection, replay_id: int, calls: Sequence[CallWr
         )
         with cursor.copy(sql.SQL("COPY {provenance} FROM STDIN").format(**names)) as copy:
             for call in calls:
-                copy.write_row(provenance_row(call))
+                copy.write(provenance_line(call.provenance, call.hidden_reason))

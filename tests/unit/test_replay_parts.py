@@ -26,7 +26,6 @@ from ops.replay.digest import (
     key_of,
 )
 from ops.replay.exported import line_of
-from ops.replay.lines import cdr_line
 from ops.replay.pace import Pace, batch_of
 from ops.replay.partitioner import murmur2, partition_of
 from ops.replay.plan import PartPlan, Plan, Span, span_of
@@ -37,6 +36,7 @@ from ops.replay.source import Late
 from ops.replay.store import HashSet, ReplayStore
 from ops.replay.watching import Watching
 from ops.replay.workers import shares
+from stream_app.copy_text import cdr_line
 from tests.calls import us
 
 

@@ -1,14 +1,21 @@
-"""A CDR as one line of PostgreSQL's COPY text: shadow tables are filled with it, digests are of it.
+"""CDRs and their reasons as lines of PostgreSQL's COPY text.
 
-Owns that form, to the letter what the database itself would print, so that a digest over `cdrs` as
-COPY tells them and one over CDRs that were never stored are the same.
+Owns that form, of a CDR to the letter what the database itself would print: a digest over `cdrs` as
+COPY tells them and one over CDRs that were never stored are the same. Refuses to know tables and
+connections.
+
+A third of what a client does that adapts each value and escapes byte by byte: nearly no text needs
+it, and JSON never holds a control character.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from callstate.cdr import Cdr
+import orjson
+
+from callstate.cdr import Cdr, Provenance
 from callstate.events import format_time
 
 CDR_COLUMNS: Final = (
@@ -56,7 +63,11 @@ def escaped(text: str) -> str:
 
 
 def cdr_line(cdr: Cdr) -> str:
-    """The record's columns in the order of `CDR_COLUMNS`, without the newline."""
+    """The record's columns in the order of `CDR_COLUMNS`, without the newline.
+
+    Raises:
+        TypeError: A text that is never absent is.
+    """
     (
         call_id,
         from_tag,
@@ -75,8 +86,8 @@ def cdr_line(cdr: Cdr) -> str:
         internal,
         route,
     ) = cdr
-    texts = f"{call_id}{from_tag}{to_tag}{caller_aor}{callee_aor}{reason}"
-    texts += f"{reference}{caller_contact}{callee_contact}{route}"
+    texts = "".join((call_id, from_tag, to_tag, caller_aor, callee_aor, termination))
+    texts += f"{reason}{reference}{caller_contact}{callee_contact}{route}"
     if not texts.isprintable() or "\\" in texts:
         return _escaped_line(cdr)
     return (
@@ -90,6 +101,45 @@ def cdr_line(cdr: Cdr) -> str:
         f"\t{NULL if internal is None else 't' if internal else 'f'}"
         f"\t{NULL if route is None else route}"
     )
+
+
+def provenance_line(why: Provenance, hidden_reason: str | None) -> bytes:
+    """A row of `cdr_provenance` as `Provenance.to_json` tells it, newline and all.
+
+    Raises:
+        TypeError: Something in it cannot be JSON.
+        UnicodeError: A text cannot be UTF-8.
+    """
+    hidden = NULL if hidden_reason is None else escaped(hidden_reason)
+    missing = escaped(text_array(why.missing)) if why.missing else "{}"
+    head = (
+        f"{escaped(why.call_id)}\t{why.revision}\t{hidden}\t{escaped(why.rule)}\t{missing}"
+        f"\t{'t' if why.suspect else 'f'}\t{escaped(text_array(why.servers))}"
+    )
+    watermark = NULL if why.watermark_us is None else format_time(why.watermark_us)
+    return b"\t".join(
+        (
+            head.encode(),
+            _json(why.offsets_json()),
+            _json(why.legs) if why.legs else b"[]",
+            _json(why.inversions) if why.inversions else b"[]",
+            _json(dict(why.changed)) if why.changed else b"{}",
+            _json(why.notes) if why.notes else b"[]",
+            _json(why.events),
+            f"{why.late_events}\t{why.events_dropped}\t{watermark}".encode(),
+            (_json(dict(why.basis)) if why.basis else b"{}") + b"\n",
+        )
+    )
+
+
+def text_array(values: Iterable[str]) -> str:
+    """PostgreSQL's text for an array of texts."""
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def _json(value: object) -> bytes:
+    return orjson.dumps(value).replace(b"\\", b"\\\\")
 
 
 def _escaped_line(cdr: Cdr) -> str:
