@@ -77,11 +77,13 @@ class PlannedCall:
 
 
 PHONES: Final = (
-    Phone("phone_answers", ("answers", "both", "third")),
+    Phone("phone_answers", ("answers", "both", "twice", "third")),
     Phone("phone_answers", ("far",), proxies=("b",)),
+    Phone("phone_too_late", ("twice",)),
     Phone("phone_busy", ("busy",)),
     Phone("phone_rings", ("rings", "both")),
     Phone("phone_hangs_up", ("hangs-up",), seconds=1.0),
+    Phone("phone_transfers", ("transfers",), seconds=0.6),
     Phone("phone_challenges", ("challenges",)),
 )
 
@@ -98,6 +100,7 @@ CALLS: Final = (
     PlannedCall("cancelled", "call_cancel", "rings"),
     PlannedCall("forked", "call_talk", "both"),
     PlannedCall("forked-other-clock", "call_talk", "both", proxy="b"),
+    PlannedCall("two-answers", "call_two_answers", "twice"),
     PlannedCall("callee-hangs-up", "call_until_bye", "hangs-up"),
     PlannedCall("held", "call_hold", "answers", seconds=0.6),
     PlannedCall(
@@ -113,6 +116,7 @@ CALLS: Final = (
         "third",
         extra="References: transferring@phones.example.com;rel=refer",
     ),
+    PlannedCall("transferred-by-callee", "call_until_bye", "transfers"),
     PlannedCall("consulting", "call_until_bye", "hangs-up"),
     PlannedCall(
         "transferring-consulted",
@@ -139,6 +143,7 @@ CALLS: Final = (
         "challenges",
         password="secret-of-member1",  # noqa: S106
     ),
+    PlannedCall("not-proved", "call_not_proved", "answers", caller=_MEMBER, password="wrong"),  # noqa: S106
     PlannedCall("failed-over", "call_bye_elsewhere", "answers", other="b"),
     PlannedCall("failed-back", "call_bye_elsewhere", "answers", proxy="b", other="a"),
     PlannedCall("bye-lost", "call_bye_lost", "answers", other=NOWHERE, end_is_heard=False),

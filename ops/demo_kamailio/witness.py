@@ -7,10 +7,10 @@ of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from callstate.events import format_time
+from callstate.events import format_time, parse_time_us
 from ops.demo_kamailio.sip_log import SipMessage
 
 _TIMEOUT: Final = (408, "Request Timeout")
@@ -53,9 +53,10 @@ def truth_of(
     finals = [
         one for one in messages if not one.sent and one.method == "INVITE" and one.status >= 200
     ]
-    answer = next((one for one in finals if one.status < 300), None)
-    if answer is not None:
-        cdr |= _answered(messages, answer, end_is_heard=end_is_heard)
+    answers = {one.tag("to"): one for one in reversed(finals) if one.status < 300}
+    if answers:
+        legs = [_leg(messages, answer, end_is_heard=end_is_heard) for answer in answers.values()]
+        cdr |= max(legs, key=_talked_us)
     else:
         cdr |= _refused([one for one in finals if one.status != 407][-1:])
     return {"call_id": cdr["call_id"], "scenario": name, "expect": "cdr", "cdr": cdr}
@@ -72,12 +73,16 @@ def as_stored(header: bytes) -> str:
         )
 
 
-def _answered(
+def _leg(
     messages: Sequence[SipMessage], answer: SipMessage, *, end_is_heard: bool
 ) -> dict[str, Any]:
-    later = [one for one in messages if one.time_us >= answer.time_us and not one.status]
-    end = next((one for one in later if one.method == "BYE"), None) if end_is_heard else None
-    transferred = any(one.method == "REFER" for one in later)
+    """One of the dialogs of the call, as if it were the call."""
+    tags = {answer.tag("from"), answer.tag("to")}
+    inside = [
+        one for one in messages if not one.status and {one.tag("from"), one.tag("to")} == tags
+    ]
+    end = next((one for one in inside if one.method == "BYE"), None) if end_is_heard else None
+    transferred = any(one.method == "REFER" for one in inside)
     return {
         "to_tag": answer.tag("to"),
         "connect_time": format_time(answer.time_us),
@@ -85,6 +90,13 @@ def _answered(
         "callee_contact": _without_parameters(answer.text("contact")),
         "termination": "U" if end is None else "T" if transferred else "C",
     }
+
+
+def _talked_us(leg: Mapping[str, Any]) -> int:
+    """How long a dialog was; one without an end is the shortest."""
+    if leg["end_time"] is None:
+        return -1
+    return parse_time_us(leg["end_time"]) - parse_time_us(leg["connect_time"])
 
 
 def _refused(last: Sequence[SipMessage]) -> dict[str, Any]:
