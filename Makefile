@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: dist docs licences screenshots setup compiled demo test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
+.PHONY: dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
 python := .venv/bin/python
 
@@ -16,6 +16,10 @@ setup:
 
 demo: setup
 	@$(python) -m ops.cli demo $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
+
+# Real calls: two Kamailios, phones made of SIPp, and each CDR beside its caller's own log.
+demo-kamailio: setup
+	@$(python) -m ops.demo_kamailio $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
 
 test: setup
 	@$(python) -m pytest $(ARGS)

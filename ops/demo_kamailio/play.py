@@ -27,6 +27,7 @@ from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import Phones, Ports
 from ops.demo_kamailio.plan import (
     ALL_CALLS,
+    ANSWER_SECONDS,
     CALL_AFTER_RESTART,
     CALL_WITHOUT_DATABASE,
     CALLS,
@@ -41,7 +42,7 @@ from ops.demo_kamailio.plan import (
 )
 from ops.demo_kamailio.proxy import EXAMPLE, Proxy
 from ops.demo_kamailio.sip_log import read_log
-from ops.demo_kamailio.witness import truth_of
+from ops.demo_kamailio.witness import answered_after_seconds, truth_of
 from ops.errors import OpsError
 from ops.simulation.score import Score, score
 from ops.simulation.script import US
@@ -53,6 +54,7 @@ PATIENCE_SECONDS: Final = 45.0
 _LOOK_SECONDS: Final = 0.2
 _BETWEEN_CALLS_SECONDS: Final = 0.1
 _ROWS_SECONDS: Final = 10.0
+_SLOW_SECONDS: Final = 0.5  # more than the phone's own time, until a call is called slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,11 @@ def _play(
     servers["b"].stop("fast")
     phones.call(CALL_WITHOUT_DATABASE)
     troubles += phones.wait()
+    waited = answered_after_seconds(read_log(phones.message_log(CALL_WITHOUT_DATABASE.name)))
+    if waited is None or waited > ANSWER_SECONDS + _SLOW_SECONDS:
+        troubles.append(f"calls wait for the database: answered after {waited} s")
     servers["b"].start()
-    say("it is back")
+    say(f"it is back; the call was answered after {waited} s")
     _wait_rows(b, CALL_WITHOUT_DATABASE.call_id, "E", 1)
     for call in CALLS_KILLED:
         phones.call(call)

@@ -80,8 +80,8 @@ def read_log(path: Path) -> list[SipMessage]:
 def parse_log(log: bytes) -> Iterator[SipMessage]:
     """Messages that are whole; times are taken as UTC, which SIPp is started with."""
     entries = list(_ENTRY.finditer(log))
-    ends = [entry.start() for entry in entries[1:]] + [len(log)]
-    for entry, end in zip(entries, ends, strict=True):
+    ends = (*(entry.start() for entry in entries[1:]), len(log))
+    for entry, end in zip(entries, ends, strict=False):  # an empty log has an end and no entry
         head, blank, _ = log[entry.end() : end].replace(b"\r\n", b"\n").partition(b"\n\n")
         if not blank:
             continue  # the log ends in the midst of it

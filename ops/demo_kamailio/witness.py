@@ -62,6 +62,13 @@ def truth_of(
     return {"call_id": cdr["call_id"], "scenario": name, "expect": "cdr", "cdr": cdr}
 
 
+def answered_after_seconds(messages: Sequence[SipMessage]) -> float | None:
+    """How long the caller waited for the answer to the first INVITE; None where none came."""
+    told = [one for one in messages if one.method == "INVITE"]
+    answer = next((one for one in told if 200 <= one.status < 300), None)
+    return None if answer is None else (answer.time_us - told[0].time_us) / 1_000_000
+
+
 def as_stored(header: bytes) -> str:
     """A header as the database keeps it: what is not UTF-8 byte by byte, as PostgreSQL escapes."""
     try:
