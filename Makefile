@@ -1,4 +1,5 @@
-# `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running.
+# `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running,
+# `make demo SECURE=1` has TLS, passwords and the least rights everywhere.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
 .PHONY: dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
 
@@ -15,7 +16,7 @@ setup:
 	@sh scripts/setup.sh
 
 demo: setup
-	@$(python) -m ops.cli demo $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
+	@$(python) -m ops.cli demo $(if $(filter-out 0,$(KEEP)),--keep) $(if $(filter-out 0,$(SECURE)),--secure) $(ARGS)
 
 # Real calls: two Kamailios, phones made of SIPp, and each CDR beside its caller's own log.
 demo-kamailio: setup

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from cdc.errors import NotLogical, TableMissing, classify
+from cdc.role_password import password_clause
 from cdc.settings import CALL_TABLE, OBSERVER_TABLE, ReaderSettings
 from cdc.slot import FAILOVER_VERSION_MIN
 
@@ -101,8 +102,7 @@ def _role_statements(
         return []  # a superuser may do everything already
     todo: list[tuple[str, sql.Composed]] = []
     if found is None:
-        password = conninfo_to_dict(settings.dsn).get("password")
-        secret = sql.SQL("") if password is None else sql.SQL(" password {}").format(str(password))
+        secret = password_clause(conn, name, settings.dsn)
         create = sql.SQL("create role {} login replication").format(role)
         todo.append((f"role {name} created", sql.Composed([create, secret])))
     elif not (found[0] and found[1]):

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from cdc.errors import TableMissing, classify
+from cdc.role_password import password_clause
 from cdc.settings import CALL_TABLE
 
 DEFAULT_ROLE = "cdr_purger"
@@ -41,8 +42,7 @@ def _grant(conn: psycopg.Connection[tuple[object, ...]], purge_dsn: str) -> list
     role = sql.Identifier(name)
     done = []
     if not _is(conn, "select exists(select from pg_roles where rolname = %s)", name):
-        password = conninfo_to_dict(purge_dsn).get("password")
-        secret = sql.SQL("") if password is None else sql.SQL(" password {}").format(str(password))
+        secret = password_clause(conn, name, purge_dsn)
         create = sql.SQL("create role {} login").format(role)
         conn.execute(sql.Composed([create, secret]))
         done.append(f"role {name} created")

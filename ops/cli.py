@@ -487,11 +487,14 @@ def demo(
         int, typer.Option("--calls", min=1, max=100_000, help="How many calls to make.")
     ] = 300,
     seed: Annotated[int, typer.Option("--seed", help="Of the traffic.")] = 1,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="TLS, passwords and the least rights everywhere.")
+    ] = False,
 ) -> None:
     """Run the whole system on this machine with real traffic and faults, and check every CDR."""
     from ops.demo import run  # noqa: PLC0415
 
-    code = run(keep=keep, calls=calls, seed=seed)
+    code = run(keep=keep, calls=calls, seed=seed, secure=secure)
     raise typer.Exit(code or 0)
 
 

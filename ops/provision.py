@@ -150,9 +150,10 @@ def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
         if not applied:
             yield THERE, "sink: schema, newest migration"
         role = writer_role(config)
-        created, superuser = _make_writer(connection, role, config.sink_dsn())
+        created, superuser = _make_role(connection, role, config.sink_dsn())
         if created:
             yield CREATED, f"sink: role {role}"
+        yield from _looker(connection, config)
         if superuser:
             yield THERE, f"sink: role {role} is a superuser: it needs no rights"
             return
@@ -161,6 +162,21 @@ def _sink(config: Config, admin_dsn: str) -> Iterator[Line]:
         if schema != "public" and _holds_old_cdrs(connection):
             connection.execute(_read_old_cdrs(role))
             yield THERE, f"sink: role {role} may read the old resolver's cdrs"
+
+
+def _looker(connection: psycopg.Connection[tuple[Any, ...]], config: Config) -> Iterator[Line]:
+    """The pages' own role, if they are to have one: it reads, and nothing else."""
+    from stream_app.migrations import grant_look  # noqa: PLC0415  not on readers' machines
+
+    role, dsn = looker_role(config), config.dashboard.dsn
+    if role is None or dsn is None:
+        return
+    created, superuser = _make_role(connection, role, dsn.get_secret_value())
+    if created:
+        yield CREATED, f"sink: role {role}"
+    if not superuser:
+        grant_look(connection, role, writer_role(config))
+        yield THERE, f"sink: role {role} may read"
 
 
 def _holds_old_cdrs(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
@@ -178,18 +194,25 @@ def writer_role(config: Config) -> str:
     return str(conninfo_to_dict(config.sink_dsn()).get("user") or _DEFAULT_WRITER)
 
 
-def _make_writer(
+def looker_role(config: Config) -> str | None:
+    """The role of the pages, where it is another than the workers'."""
+    if config.dashboard.dsn is None:
+        return None
+    role = conninfo_to_dict(config.dashboard.dsn.get_secret_value()).get("user")
+    return str(role) if role and role != writer_role(config) else None
+
+
+def _make_role(
     connection: psycopg.Connection[tuple[Any, ...]], role: str, dsn: str
 ) -> tuple[bool, bool]:
-    """Makes the worker's role where it is missing: (made now, is a superuser)."""
+    """Makes a role where it is missing, with the DSN's password: (made now, is a superuser)."""
     row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
     if row is not None:
         return False, bool(row[0])
-    statement = sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role))
-    password = conninfo_to_dict(dsn).get("password")
-    if password is not None:
-        statement += sql.SQL(" PASSWORD {}").format(sql.Literal(password))
-    connection.execute(statement)
+    from cdc.role_password import password_clause  # noqa: PLC0415  on demand
+
+    create = sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role))
+    connection.execute(sql.Composed([create, password_clause(connection, role, dsn)]))
     return True, False
 
 
@@ -224,7 +247,7 @@ def statements(config: Config, names: Sequence[str], *, purge: bool = False) -> 
     """The SQL for those who do it by hand, without passwords, each part with its database."""
     from cdc.provision import provision_sql  # noqa: PLC0415  on demand
     from cdc.purge_rights import purge_sql  # noqa: PLC0415
-    from stream_app.migrations import migration_script, sink_grants  # noqa: PLC0415
+    from stream_app.migrations import look_grants, migration_script, sink_grants  # noqa: PLC0415
 
     for name in names:
         yield f"-- server {name}, in the database that proxies write to"
@@ -249,6 +272,10 @@ def statements(config: Config, names: Sequence[str], *, purge: bool = False) -> 
         yield f"{_read_old_cdrs(role).as_string()};"
     if conninfo_to_dict(config.sink_dsn()).get("password") is not None:
         yield f"\\password {role}"
+    if looker := looker_role(config):
+        yield f"CREATE ROLE {sql.Identifier(looker).as_string()} LOGIN;"
+        yield from (f"{statement};" for statement in look_grants(looker, role, schema, database))
+        yield f"\\password {looker}"
 
 
 def _own_schema(schema: str) -> list[sql.Composed]:

@@ -170,6 +170,33 @@ def sink_grants(role: str, schema: str, database: str) -> list[str]:
     return [sql.SQL(statement).format(**quoted).as_string() for statement in statements]
 
 
+def look_grants(role: str, writer: str, schema: str, database: str) -> list[str]:
+    """What pages and `status` need: to read what the worker keeps, and what replays will keep.
+
+    One statement each, as `sink_grants` has them.
+    """
+    names = {"role": role, "writer": writer, "schema": schema, "database": database}
+    statements = (
+        "GRANT CONNECT ON DATABASE {database} TO {role}",
+        "GRANT USAGE ON SCHEMA {schema} TO {role}",
+        f"GRANT SELECT ON {', '.join(SINK_RIGHTS)} TO {{role}}",
+        # Each replay makes tables of its own, as the worker's role.
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {writer} IN SCHEMA {schema}"
+        " GRANT SELECT ON TABLES TO {role}",
+    )
+    quoted = {name: sql.Identifier(value) for name, value in names.items()}
+    return [sql.SQL(statement).format(**quoted).as_string() for statement in statements]
+
+
+def grant_look(target: str | Connection, role: str, writer: str) -> None:
+    """Gives a role what the pages need."""
+    with connected(target) as connection, connection.transaction():
+        row = connection.execute("SELECT current_schema(), current_database()").fetchone()
+        assert row is not None
+        for statement in look_grants(role, writer, *row):
+            connection.execute(statement.encode())
+
+
 def grant_sink(target: str | Connection, role: str) -> None:
     """Gives a role what the worker needs."""
     with connected(target) as connection, connection.transaction():

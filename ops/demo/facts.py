@@ -67,7 +67,14 @@ class Tail:
     has arrived whoever says so, and what a killed reader's heir sent once more.
     """
 
-    def __init__(self, bootstrap: str, status: str, events: str, partitions: int) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        status: str,
+        events: str,
+        partitions: int,
+        kafka: Mapping[str, str] | None = None,
+    ) -> None:
         self._records: dict[str, tuple[float, dict[str, Any]]] = {}
         self._seen: dict[str, set[int]] = {}
         self.arrived: dict[str, Arrived] = {}
@@ -75,6 +82,7 @@ class Tail:
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
+                **(kafka or {}),
                 "bootstrap.servers": bootstrap,
                 "group.id": "cdrstream-demo-screen",  # asked for, and never joined
                 "enable.auto.commit": False,

@@ -5,7 +5,8 @@ Owns every number of the demo and the configuration file made of them. Refuses t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,8 @@ from ops.simulation.truth import CallTruth, Expect
 
 PARTITIONS: Final = 6
 REFERENCE: Final = "a"  # also holds the CDRs
+READER_ROLE: Final = "cdr_reader"
+WRITER_ROLE: Final = "cdr_writer"
 TOLERANCE_MS: Final = 50.0  # of every time in a CDR: what the clock probes may be off by
 CLOCK_CHECK_MS: Final = 20.0  # how well a server's clock must follow what was set
 MAX_RINGING_SECONDS: Final = 8.0
@@ -122,15 +125,36 @@ def final_us(truth: CallTruth) -> int:
     return truth.last_us + round((wait + 1.0) * US)
 
 
-def config_text(bootstrap: str, dsns: Mapping[str, str], sink_dsn: str) -> str:
-    """The configuration file that every process of the demo reads."""
+def config_text(
+    bootstrap: str,
+    dsns: Mapping[str, str],
+    sink_dsn: str,
+    *,
+    kafka: Mapping[str, str] | None = None,
+    reference_dsn: str = "",
+    more: Sequence[str] = (),
+) -> str:
+    """A configuration file of the demo.
+
+    Args:
+        bootstrap: The broker.
+        dsns: Of the servers that its reader is to know.
+        sink_dsn: Of the database of the CDRs; empty for who does not know it.
+        kafka: Properties of librdkafka to get in.
+        reference_dsn: Whose clock is right, where `sink_dsn` does not tell.
+        more: Further lines.
+    """
     lines = ["# made by cdrstream demo", "[kafka]"]
-    lines += [f'bootstrap_servers = "{bootstrap}"', f"partitions = {PARTITIONS}"]
+    lines += [f"bootstrap_servers = {json.dumps(bootstrap)}", f"partitions = {PARTITIONS}"]
+    lines += [f"{k.replace('.', '_')} = {json.dumps(v)}" for k, v in (kafka or {}).items()]
     for name, dsn in dsns.items():
-        lines += ["", "[[servers]]", f'name = "{name}"', f'dsn = "{dsn}"']
-    lines += ["", "[sink]", f'dsn = "{sink_dsn}"']
+        lines += ["", "[[servers]]", f'name = "{name}"', f"dsn = {json.dumps(dsn)}"]
+    if sink_dsn:
+        lines += ["", "[sink]", f"dsn = {json.dumps(sink_dsn)}"]
     lines += ["", "[clock]", f"probe_interval_seconds = {PROBE_SECONDS}"]
-    lines += ["", *limits_lines()]
+    if reference_dsn:
+        lines += [f"reference_dsn = {json.dumps(reference_dsn)}"]
+    lines += ["", *limits_lines(), f"servers = {json.dumps(list(CLOCKS))}", "", *more]
     return "\n".join(lines) + "\n"
 
 

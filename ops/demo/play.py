@@ -64,13 +64,14 @@ _FAULTS: Final = (
 )
 
 
-def run(*, keep: bool = False, calls: int = 300, seed: int = 1) -> int:
+def run(*, keep: bool = False, calls: int = 300, seed: int = 1, secure: bool = False) -> int:
     """Plays the demo and returns the exit code: 0 only if every CDR is right.
 
     Args:
         keep: Leave everything running at the end, until Ctrl-C.
         calls: How many calls to make; transfers and chains add more.
         seed: Of the traffic.
+        secure: TLS, passwords and the least rights everywhere; what nobody may do is tried too.
 
     Raises:
         OpsError: Something could not be started, or ended by itself.
@@ -79,14 +80,14 @@ def run(*, keep: bool = False, calls: int = 300, seed: int = 1) -> int:
     console = Console(highlight=False)
     with _terminates(), ExitStack() as stack:
         screen = stack.enter_context(Screen(console))
-        place = stack.enter_context(installed(screen.say))
-        children = Children(place.config, place.folder)
+        place = stack.enter_context(installed(screen.say, secure=secure))
+        children = Children(place.config, place.folder, place.config_of)
         stack.callback(children.stop)
         _start_services(children, place, screen)
-        watch = Watch(place.bootstrap, place.dsns, place.dsns[REFERENCE])
+        watch = Watch(place.bootstrap, place.dsns, place.dsns[REFERENCE], place.kafka)
         stack.callback(watch.close)
         _wait_until_ready(children, watch, screen)
-        if keep:
+        if keep or secure:
             place.dashboard_url = _start_dashboard(children, screen)
         traffic = _make_traffic(place, screen, calls, seed)
         source = TrafficSource(place.dsns, traffic.writes)
@@ -94,9 +95,10 @@ def run(*, keep: bool = False, calls: int = 300, seed: int = 1) -> int:
         source.start()
         in_time = _Run(traffic, source, children, watch, screen).until_final()
         outcome = judge(traffic, read_cdrs(place.dsns[REFERENCE]))
+        let_in = _try_what_nobody_may(place, screen) if secure else 0
         screen.close()
         _tell(console, outcome, place, in_time=in_time)
-        code = outcome.exit_code if in_time else 1
+        code = outcome.exit_code if in_time and not let_in else 1
         if code:
             place.keep_folder = True
             console.print(f"the logs are in {place.folder}", markup=False, soft_wrap=True)
@@ -114,6 +116,21 @@ def _start_services(children: Children, place: Installation, screen: Screen) -> 
         children.start(f"worker-{number}", "worker")
     names = ", ".join(children.names())
     screen.say(f"started {names}; their logs are in {place.folder}")
+
+
+def _try_what_nobody_may(place: Installation, screen: Screen) -> int:
+    """How often somebody got what they must not."""
+    from ops.demo.refused import everything  # noqa: PLC0415  only the closed demo needs it
+
+    failed = 0
+    for where, attempts in everything(place):
+        wrong = [attempt for attempt in attempts if attempt.let_in]
+        failed += len(wrong)
+        refused = len(attempts) - len(wrong)
+        screen.say(f"{where}: {refused} of {len(attempts)} tries refused")
+        for attempt in wrong:
+            screen.say(f"  NOT REFUSED: {attempt.who}: {attempt.what}: {attempt.let_in}")
+    return failed
 
 
 def _start_dashboard(children: Children, screen: Screen) -> str:
@@ -272,7 +289,8 @@ def _wait(children: Children, missing: Callable[[], str], seconds: float) -> Non
 
 
 def _tell(console: Console, outcome: Outcome, place: Installation, *, in_time: bool) -> None:
-    from ops.explain_command import from_sink, show  # noqa: PLC0415
+    from ops.explain_command import show  # noqa: PLC0415
+    from ops.explain_sink import from_sink  # noqa: PLC0415
 
     report.print_outcome(console, outcome)
     if outcome.example is not None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,18 @@ _COMMAND: Final = (sys.executable, "-m", "ops.cli")
 
 
 class Children:
-    """All processes of the demo, by name; a replacement takes a new name."""
+    """All processes of the demo, by name; a replacement takes a new name.
 
-    def __init__(self, config: Path, folder: Path) -> None:
-        self._config = config
+    Args:
+        config: The configuration file that every command reads.
+        folder: Where the logs go.
+        config_of: The file of each command by its arguments, where they have files of their own.
+    """
+
+    def __init__(
+        self, config: Path, folder: Path, config_of: Callable[..., Path] | None = None
+    ) -> None:
+        self._config_of = config_of or (lambda *_: config)
         self.folder = folder
         self._running: dict[str, KeptProcess] = {}
 
@@ -35,7 +44,7 @@ class Children:
         """Starts `cdrstream ARGUMENTS --config ...` under a name."""
         self._running[name] = KeptProcess(
             Program(
-                argv=(*_COMMAND, *arguments, "--config", str(self._config)),
+                argv=(*_COMMAND, *arguments, "--config", str(self._config_of(*arguments))),
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 cwd=_SOURCE,
                 log=self.log(name),

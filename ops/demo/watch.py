@@ -32,9 +32,15 @@ STREAMING: Final = "streaming"
 class Watch:
     """Asks everybody; used from one thread."""
 
-    def __init__(self, bootstrap: str, dsns: Mapping[str, str], sink_dsn: str) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        dsns: Mapping[str, str],
+        sink_dsn: str,
+        kafka: Mapping[str, str] | None = None,
+    ) -> None:
         self._dsns = dsns
-        self._tail = Tail(bootstrap, STATUS_TOPIC, EVENTS_TOPIC, PARTITIONS)
+        self._tail = Tail(bootstrap, STATUS_TOPIC, EVENTS_TOPIC, PARTITIONS, kafka)
         self._sink = SinkWatch(sink_dsn, EVENTS_TOPIC, PARTITIONS)
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Right:
     prefixed: bool = False
 
 
-# Groups that are named and never joined: Kafka asks for the right all the same.
+# Groups that are named and never joined: Kafka asks for the right to see them all the same.
 _GROUPS: Final[Mapping[Role, str]] = {
     Role.READER: "cdrstream-positions-",
     Role.REPLAY: "cdrstream-replay",
@@ -59,7 +59,7 @@ def rights(config: Config) -> list[Right]:
     events, observers = kafka.events_topic, kafka.topic("observer-state-events")
     changelog = f"{config.worker.group_id}-open_calls-changelog"
     status, references = kafka.topic("status"), kafka.topic("call-references")
-    read, write, both = ("Read",), ("Write",), ("Read", "Write")
+    read, write, both, see = ("Read",), ("Write",), ("Read", "Write"), ("Describe",)
     topics: Sequence[tuple[Role, str, tuple[str, ...]]] = (
         (Role.READER, events, write),
         (Role.READER, dead_letter_topic(events), write),
@@ -79,8 +79,10 @@ def rights(config: Config) -> list[Right]:
         (Role.DASHBOARD, status, read),
     )
     found = [Right(role, "topic", name, operations) for role, name, operations in topics]
-    found.append(Right(Role.WORKER, "group", config.worker.group_id, read))
-    found += [Right(role, "group", name, read, prefixed=True) for role, name in _GROUPS.items()]
+    group = config.worker.group_id
+    found.append(Right(Role.WORKER, "group", group, read))
+    found.append(Right(Role.WORKER, "group", f"{group}-restore", see))
+    found += [Right(role, "group", name, see, prefixed=True) for role, name in _GROUPS.items()]
     return found
 
 

@@ -27,12 +27,15 @@ from __future__ import annotations
 from ops.stack.errors import PortTakenError, StackError
 from ops.stack.kafka import BrokerSpec, KafkaBroker
 from ops.stack.postgres import DATABASE, SUPERUSER, PostgresServer, ServerSpec
+from ops.stack.security import BrokerSecurity, Certificate
 from ops.stack.stack import Stack
 
 __all__ = [
     "DATABASE",
     "SUPERUSER",
+    "BrokerSecurity",
     "BrokerSpec",
+    "Certificate",
     "KafkaBroker",
     "PortTakenError",
     "PostgresServer",

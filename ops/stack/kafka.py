@@ -24,6 +24,7 @@ from ops.stack.accounts import Account
 from ops.stack.errors import PortTakenError, StackError
 from ops.stack.part import Part
 from ops.stack.processes import Program, run_to_end
+from ops.stack.security import BrokerSecurity, argument_file
 
 _START_SECONDS: Final = 90.0
 _FORMAT_SECONDS: Final = 120.0
@@ -63,6 +64,7 @@ class BrokerSpec:
             and the broker never gets as fast as it could.
         settings: `server.properties` settings that go before the defaults.
         second: A second listener.
+        security: TLS, passwords and rights; without, everybody on this machine may do everything.
     """
 
     port: int | None = None
@@ -70,10 +72,11 @@ class BrokerSpec:
     short_lived: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     second: Listener | None = None
+    security: BrokerSecurity | None = None
 
 
 class KafkaBroker(Part):
-    """A broker without authentication on loopback; its port stays the same over restarts."""
+    """A broker on loopback; its port stays the same over restarts."""
 
     def __init__(
         self,
@@ -115,10 +118,24 @@ class KafkaBroker(Part):
             raise StackError("the broker has no second listener, or is not started")
         return f"{ports.HOST}:{self.spec.second.advertised_port or self._second_port}"
 
+    def client_properties(self, user: str | None = None) -> dict[str, str]:
+        """What a client of librdkafka needs, as a user of the broker: by default its admin."""
+        where = {"bootstrap.servers": self.bootstrap_servers}
+        security = self.spec.security
+        return (
+            where
+            if security is None
+            else where | security.client_properties(user or security.admin)
+        )
+
     def admin(self) -> AdminClient:
         """A client that creates and describes topics; hold it while its futures are not done."""
         # its log would only repeat, on standard error, that a broker being started does not answer
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        properties: dict[str, str | int | float | bool] = {
+            **self.client_properties(),
+            "log_level": 0,
+        }
+        return AdminClient(properties)
 
     def create_topic(self, name: str, partitions: int, **config: str) -> None:
         """Makes a topic; `cleanup_policy="compact"` stands for `cleanup.policy`."""
@@ -131,17 +148,23 @@ class KafkaBroker(Part):
     def create(self) -> None:
         """Makes and formats its folder; once, before the first start."""
         self.folder.mkdir(mode=0o700)
-        (self.folder / "log4j2.xml").write_text(_log4j())
+        self._write(self.folder / "log4j2.xml", _log4j())
         # ports do not matter to the formatter, but it reads the whole file
         self._write_properties(self._port or 9092, 9093)
         if self._account:
             os.chown(self.folder, self._account.uid, self._account.gid)
+        program = ["kafka.tools.StorageTool", "format"]
+        program += ["-t", self.cluster_id, "-c", str(self._properties)]
+        if self.spec.security is not None:
+            program += self.spec.security.first_users()
+        arguments = self.folder / "format.args"
+        self._write(arguments, argument_file(program))
         # a program this short is over before the optimising compiler has paid: 1.8 s of CPU to 1.1
-        command = [*self._command(_QUICK), "kafka.tools.StorageTool", "format"]
-        command += ["-t", self.cluster_id, "-c", str(self._properties)]
+        command = [*self._command(_QUICK), f"@{arguments}"]
         words = run_to_end(
             command, self._environment(), self.folder, self._account, _FORMAT_SECONDS
         )
+        arguments.unlink()
         if words:
             raise StackError(
                 f"the broker's folder cannot be formatted: {words}",
@@ -238,21 +261,25 @@ class KafkaBroker(Part):
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
 
     def _write_properties(self, port: int, controller_port: int) -> None:
-        settings = {
-            **_settings(self.folder, port, controller_port),
-            **self._second_settings(port, controller_port),
-            **self.spec.settings,
-        }
+        settings = _settings(self.folder, port, controller_port)
+        if self.spec.security is not None:
+            settings |= self.spec.security.settings()
+        settings |= self._second_settings(settings)
+        settings |= self.spec.settings
         text = "".join(f"{name}={_escaped(value)}\n" for name, value in settings.items())
-        self._properties.write_text(text)
-        for path in (self._properties, self.folder / "log4j2.xml"):
-            path.chmod(0o644)
+        self._write(self._properties, text)
 
-    def _second_settings(self, port: int, controller_port: int) -> dict[str, str]:
+    def _write(self, path: Path, text: str) -> None:
+        """A file that the broker alone may read: it may hold passwords."""
+        path.touch(mode=0o600)
+        if self._account:
+            os.chown(path, self._account.uid, self._account.gid)
+        path.write_text(text)
+
+    def _second_settings(self, plain: Mapping[str, str]) -> dict[str, str]:
         second, at = self.spec.second, self._second_port
         if second is None or at is None:
             return {}
-        plain = _settings(self.folder, port, controller_port)
         shown = second.advertised_port or at
         return {
             "listeners": f"{plain['listeners']},SECOND://{ports.HOST}:{at}",

@@ -1,12 +1,12 @@
 """Runs one server as its child, and ends it when the owner of the stack is gone, for any reason.
 
-A program of its own (`python -I -S keeper.py FD OWNER LOG`), standard library only. What it keeps is
-read from the file descriptor, because everybody on the machine can read a command line, and an
-environment may hold secrets; OWNER and LOG only tell people whose it is. The owner holds the other end of the
-keeper's standard input; the end of that pipe, or of the owner's process, is the order to end the
-server. The kernel's parent-death signal alone would not do: it is tied to the
-*thread* that started the child, and cleared when the child changes its user. Here it only covers
-the death of the keeper itself, which has one thread, and is asked for after the change of user.
+A program of its own (`python -I -S keeper.py FD OWNER LOG`), standard library only. What it keeps
+is read from the file descriptor, because everybody on the machine can read a command line, and an
+environment may hold secrets; OWNER and LOG only tell people whose it is. The owner holds the other
+end of the keeper's standard input; the end of that pipe, or of the owner's process, is the order to
+end the server. The kernel's parent-death signal alone would not do: it is tied to the *thread* that
+started the child, and cleared when the child changes its user. Here it only covers the death of the
+keeper itself, which has one thread, and is asked for after the change of user.
 
 The keeper adopts what its child leaves behind (`PR_SET_CHILD_SUBREAPER`): PostgreSQL's backends
 each lead a session of their own, so that no process group holds them. When the child has ended, by

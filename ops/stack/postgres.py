@@ -25,6 +25,7 @@ from ops.stack.binaries import Binaries
 from ops.stack.errors import PortTakenError, StackError
 from ops.stack.part import Part
 from ops.stack.processes import Program, run_to_end
+from ops.stack.security import HBA, Certificate
 
 DATABASE: Final = "SIPXCDR"
 SUPERUSER: Final = "postgres"
@@ -68,6 +69,7 @@ class ServerSpec:
         port: Loopback port; None picks a free one.
         settings: `postgresql.conf` settings that go before the defaults.
         password: The superuser's; with one, connections need SCRAM, without, none (`trust`).
+        certificate: With one (and a password), nobody gets in without TLS.
     """
 
     name: str
@@ -76,13 +78,19 @@ class ServerSpec:
     version: str | None = None
     port: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_-]{1,40}", self.name):
             raise StackError(f"server name {self.name!r} is not allowed", "use a-z, 0-9, _ and -")
         if self.clock is not None:
             faketime.Clock.parse(self.clock)
+        if self.certificate is not None and self.password is None:
+            raise StackError(
+                f"server {self.name} has a certificate, and everybody may come in",
+                "give it a password too",
+            )
 
 
 class PostgresServer(Part):
@@ -128,6 +136,9 @@ class PostgresServer(Part):
         """A connection string, with libpq parameters by name."""
         if user == SUPERUSER and self.spec.password is not None:
             more.setdefault("password", self.spec.password)
+        if self.spec.certificate is not None:
+            more.setdefault("sslmode", "verify-full")
+            more.setdefault("sslrootcert", str(self.spec.certificate.authority))
         where: dict[str, Any] = {"host": ports.HOST, "port": self.port, "dbname": database}
         return make_conninfo("", **{**where, "user": user, **more})
 
@@ -169,7 +180,12 @@ class PostgresServer(Part):
         if self._account:
             _give(self.folder, self._account)
         self._initdb()
-        settings = {**_SETTINGS, "cluster_name": self.name, **self.spec.settings}
+        settings = {
+            **_SETTINGS,
+            "cluster_name": self.name,
+            **self._encrypted(),
+            **self.spec.settings,
+        }
         lines = [f"{name} = {_quoted(value)}" for name, value in settings.items()]
         with (self.data / "postgresql.conf").open("a") as file:
             file.write("\n# cdrstream's local stack\n" + "\n".join(lines) + "\n")
@@ -232,18 +248,33 @@ class PostgresServer(Part):
             command += ["--auth=trust"]
         else:
             secret = self.folder / "superuser"
-            secret.touch(mode=0o600)
-            secret.write_text(self.spec.password + "\n")
-            if self._account:
-                _give(secret, self._account)
+            self._write(secret, self.spec.password + "\n")
             command += ["--auth=scram-sha-256", f"--pwfile={secret}"]
         words = run_to_end(
             command, self._plain_environment(), self.folder, self._account, _INITDB_SECONDS
         )
+        (self.folder / "superuser").unlink(missing_ok=True)
         if words:
             raise StackError(
                 f"initdb failed for server {self.name}: {words}", "is the disk full, or read-only?"
             )
+
+    def _encrypted(self) -> dict[str, str]:
+        """Settings for TLS, their files written; none where it is not asked for."""
+        certificate = self.spec.certificate
+        if certificate is None:
+            return {}
+        self._write(self.data / "server.pem", certificate.chain.read_text())
+        self._write(self.data / "server.key", certificate.key.read_text())
+        self._write(self.data / "pg_hba.conf", HBA)
+        return {"ssl": "on", "ssl_cert_file": "server.pem", "ssl_key_file": "server.key"}
+
+    def _write(self, path: Path, text: str) -> None:
+        """A file that the server alone may read."""
+        path.touch(mode=0o600)
+        if self._account:
+            _give(path, self._account)
+        path.write_text(text)
 
     def _start_anywhere(self) -> None:
         for attempt in range(_PORT_TRIES):
