@@ -5,26 +5,19 @@ Owns when what is started, broken and waited for, and that nothing is left behin
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import psycopg
-
-from ops.demo.installation import Installation
-from ops.demo.plan import PARTITIONS
 from ops.demo.processes import Children
 from ops.demo.verdict import read_cdrs
-from ops.demo.watch import Watch
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import Phones, Ports
+from ops.demo_kamailio.place import Place, settle
 from ops.demo_kamailio.plan import (
     ALL_CALLS,
     ANSWER_SECONDS,
@@ -38,9 +31,8 @@ from ops.demo_kamailio.plan import (
     PHONES,
     REFERENCE,
     TOLERANCE_MS,
-    config_text,
 )
-from ops.demo_kamailio.proxy import EXAMPLE, Proxy
+from ops.demo_kamailio.proxy import Proxy
 from ops.demo_kamailio.sip_log import read_log
 from ops.demo_kamailio.witness import answered_after_seconds, truth_of
 from ops.errors import OpsError
@@ -93,81 +85,59 @@ def run(*, keep: bool = False) -> int:
         print(f"{time.monotonic() - begun:5.1f} s  {text}", flush=True)
 
     with _terminates(), ExitStack() as stack:
-        sip = find_sip()
         clocks = {name: clock for name, clock in CLOCKS.items() if clock}
         say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")
         servers = stack.enter_context(Stack(len(CLOCKS), clocks=clocks))
-        folder = Path(tempfile.mkdtemp(prefix="cdrstream-kamailio-"))
-        place = _installed(servers, folder)
-        place.keep_folder = True
-        stack.callback(lambda: _remove(place))
-        children = Children(place.config, folder)
+        place = settle(servers)
+        stack.callback(place.remove)
+        children = Children(lambda *_: place.config, place.folder)
         stack.callback(children.stop)
         place.provision()
         for name in CLOCKS:
-            _let_proxies_write(place.dsns[name])
             children.start(f"reader-{name}", "reader", "--server", name)
         children.start("worker", "worker")
-        free = Ports()
-        listens = {name: free.pick() for name in CLOCKS}
-        proxies = {}
-        for name, clock in CLOCKS.items():
-            own = folder / f"proxy-{name}"
-            own.mkdir()
-            proxies[name] = Proxy(
-                name,
-                sip,
-                own,
-                port=listens[name],
-                peer_port=next(port for other, port in listens.items() if other != name),
-                database_port=servers[name].port,
-                dsn=place.dsns[name],
-                clock=clock,
-            )
-            stack.callback(proxies[name].stop)
-            proxies[name].start()
-        phones = Phones(sip, folder, listens, free)
-        stack.callback(phones.stop)
-        phones.start(PHONES)
-        for name in proxies:
-            phones.register(name)
+        proxies, phones = _telephony(servers, place, stack)
         say(f"started {', '.join(children.names())}, two Kamailios, {len(PHONES)} kinds of phones")
-        watch = Watch(place.bootstrap, place.dsns, place.dsns[REFERENCE])
-        stack.callback(watch.close)
-        _wait(children, lambda: _not_ready(watch), READY_SECONDS)
+        _wait(children, place.not_ready, READY_SECONDS)
         troubles = _play(servers, proxies, phones, say)
         last_us = round(time.time() * US)
         say(f"all calls are over; waiting until none can change ({MAX_CALL_SECONDS:g} s)")
         final_us = last_us + round((MAX_CALL_SECONDS + LATENESS_SECONDS) * US)
-        _wait(children, lambda: _not_final(watch, final_us), PATIENCE_SECONDS)
+        _wait(children, lambda: place.not_past(final_us), PATIENCE_SECONDS)
         outcome = _judge(place, proxies, phones, troubles)
         report.tell(outcome.score, outcome.troubles, outcome.rows)
         place.keep_folder = keep or bool(outcome.exit_code)
         if place.keep_folder:
-            print(f"all logs are in {folder}")
+            print(f"all logs are in {place.folder}")
         return outcome.exit_code
-    raise AssertionError("unreachable")
 
 
-def _installed(servers: Stack, folder: Path) -> Installation:
-    config = folder / "cdrstream.toml"
-    bootstrap = servers.broker.bootstrap_servers
-    readers = {name: servers[name].dsn_for(user="cdr_reader") for name in CLOCKS}
-    config.write_text(
-        config_text(bootstrap, readers, servers[REFERENCE].dsn_for(user="cdr_writer"))
-    )
-    return Installation(
-        folder=folder,
-        config=config,
-        bootstrap=bootstrap,
-        dsns={name: servers[name].dsn for name in CLOCKS},
-        started_us={},
-    )
-
-
-def _let_proxies_write(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute((EXAMPLE / "cse.sql").read_bytes())
+def _telephony(servers: Stack, place: Place, stack: ExitStack) -> tuple[dict[str, Proxy], Phones]:
+    """Two proxies with phones registered at them; `stack` ends them."""
+    sip, free = find_sip(), Ports()
+    listens = {name: free.pick() for name in CLOCKS}
+    proxies = {}
+    for name, clock in CLOCKS.items():
+        own = place.folder / f"proxy-{name}"
+        own.mkdir()
+        proxies[name] = Proxy(
+            name,
+            sip,
+            own,
+            port=listens[name],
+            peer_port=next(port for other, port in listens.items() if other != name),
+            database_port=servers[name].port,
+            dsn=place.dsns[name],
+            clock=clock,
+        )
+        stack.callback(proxies[name].stop)
+        proxies[name].start()
+    phones = Phones(sip, place.folder, listens, free)
+    stack.callback(phones.stop)
+    phones.start(PHONES)
+    for name in proxies:
+        phones.register(name)
+    return proxies, phones
 
 
 def _play(
@@ -206,9 +176,7 @@ def _play(
     return troubles
 
 
-def _judge(
-    place: Installation, proxies: dict[str, Proxy], phones: Phones, troubles: list[str]
-) -> Outcome:
+def _judge(place: Place, proxies: dict[str, Proxy], phones: Phones, troubles: list[str]) -> Outcome:
     truths = [
         truth_of(call.name, read_log(phones.message_log(call.name)), end_is_heard=call.end_is_heard)
         for call in ALL_CALLS
@@ -236,25 +204,6 @@ def _wait_rows(proxy: Proxy, call_id: str, kind: str, count: int) -> None:
         time.sleep(_LOOK_SECONDS / 4)
 
 
-def _not_ready(watch: Watch) -> str:
-    readers = sorted(set(CLOCKS) - watch.streaming())
-    if readers:
-        return f"readers of {', '.join(readers)} to stream and to measure their clocks"
-    sink = watch.sink()
-    if sink is None or sink.behind:
-        behind = PARTITIONS if sink is None else len(sink.behind)
-        return f"a first watermark in {behind} of {PARTITIONS} partitions"
-    return ""
-
-
-def _not_final(watch: Watch, final_us: int) -> str:
-    sink = watch.sink()
-    if sink is None or sink.watermark_us is None:
-        return "the sink's watermark"
-    left_us = final_us - sink.watermark_us
-    return f"the watermark, {left_us / US:.1f} s to go" if left_us > 0 else ""
-
-
 def _wait(children: Children, missing: Callable[[], str], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while what := missing():
@@ -262,11 +211,6 @@ def _wait(children: Children, missing: Callable[[], str], seconds: float) -> Non
         if time.monotonic() > deadline:
             raise OpsError(f"waited {seconds:.0f} s for {what}", f"see {children.folder}")
         time.sleep(_LOOK_SECONDS)
-
-
-def _remove(place: Installation) -> None:
-    if not place.keep_folder:
-        shutil.rmtree(place.folder, ignore_errors=True)
 
 
 @contextmanager
