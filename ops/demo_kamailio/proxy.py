@@ -37,6 +37,7 @@ class Proxy:
         database_port: Where its PostgreSQL listens.
         dsn: How its rows are looked at.
         clock: A wrong clock, as its PostgreSQL has it.
+        queue_rows: How many rows may wait; None is what `cse.cfg` says.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class Proxy:
         peer_port: int,
         database_port: int,
         dsn: str,
-        clock: str | None,
+        clock: str | None = None,
+        queue_rows: int | None = None,
     ) -> None:
         self.name = name
         self.port = port
@@ -57,9 +59,8 @@ class Proxy:
         self._dsn = dsn
         self._process: KeptProcess | None = None
         config = folder / "local.cfg"
-        config.write_text(
-            local_config(f"{HOST}:{port}", f"{HOST}:{peer_port}", f"{HOST}:{database_port}")
-        )
+        addresses = (f"{HOST}:{number}" for number in (port, peer_port, database_port))
+        config.write_text(local_config(*addresses, queue_rows=queue_rows))
         env = {**os.environ, **sip.env, "TZ": "UTC"}
         if clock is not None:
             env |= faketime.environment(faketime.Clock.parse(clock), None)
@@ -78,7 +79,7 @@ class Proxy:
             OpsError: It ended, or no row came.
         """
         before = self.rows("SELECT count(*) FROM observer_state_events")
-        process = self._process = KeptProcess(self._program)
+        process = self.launch()
         ready = wait_until(
             lambda: (
                 not process.alive
@@ -91,6 +92,11 @@ class Proxy:
                 f"proxy {self.name} did not start: {process.last_words()}",
                 f"its log is {self.log}",
             )
+
+    def launch(self) -> KeptProcess:
+        """Starts it and waits for nothing: its database may be away."""
+        self._process = KeptProcess(self._program)
+        return self._process
 
     def kill(self) -> int:
         """SIGKILL: what is in its memory is gone. Its process id."""
@@ -115,13 +121,14 @@ class Proxy:
         return [line for line in text.splitlines() if REFUSED in line]
 
 
-def local_config(listen: str, peer: str, database: str) -> str:
-    """What differs from one proxy to the next; each argument is `host:port`."""
+def local_config(listen: str, peer: str, database: str, queue_rows: int | None = None) -> str:
+    """What differs from one proxy to the next; addresses are `host:port`."""
     names = {
         "CSE_OBSERVER": listen,
         "CSE_DB_URL": f"postgres://kamailio:@{database}/SIPXCDR",
         "LISTEN": listen,
         "PEER": peer,
+        **({} if queue_rows is None else {"CSE_QUEUE_ROWS": str(queue_rows)}),
     }
     lines = ["#!KAMAILIO", *(f'#!substdef "!{name}!{value}!g"' for name, value in names.items())]
     return "\n".join([*lines, f'include_file "{EXAMPLE / "kamailio.cfg"}"']) + "\n"

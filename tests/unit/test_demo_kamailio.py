@@ -247,5 +247,5 @@ def test_no_text_of_a_message_stands_in_the_sql_as_it_came():
     for statement in insert:
         left = re.sub(r"cse_text\('\$\([^']*\{s\.encode\.base64\}\)'\)", "", statement)
         values = re.findall(r"\$\w*\([^()]*\)|\$\w+", left)
-        ours = r"\$TV\(Sn\)|\$\(cs\{s\.int\}\)|\$var\(cse_(seq|type|failure|internal|vias)\)"
+        ours = r"\$TV\(Sn\)|\$vn\(cse_cseq\)|\$var\(cse_(seq|type|failure|internal|vias)\)"
         assert all(re.fullmatch(ours, value) for value in values), values
