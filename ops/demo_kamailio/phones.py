@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ops.demo_kamailio.plan import NOWHERE, Phone, PlannedCall
+from ops.demo_kamailio.plan import DEAD, NOWHERE, Phone, PlannedCall
 from ops.demo_kamailio.proxy import EXAMPLE
 from ops.errors import OpsError
 from ops.stack import ports
@@ -103,6 +103,7 @@ class Phones:
             if proxy in phone.proxies
             for user in phone.users
         ]
+        lines.append(f"{DEAD};{self._port_of(NOWHERE)}")
         name = f"register-{proxy}"
         table = self._folder / f"{name}.csv"
         table.write_text("\n".join(["SEQUENTIAL", *lines]) + "\n")

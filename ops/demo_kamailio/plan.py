@@ -20,6 +20,7 @@ MAX_CALL_SECONDS: Final = 12.0
 LATENESS_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 0.3  # how long phones ring
 NOWHERE: Final = "nowhere"
+DEAD: Final = "dead"  # a user whose phone is registered and gone
 
 _HOSTILE: Final = (
     '"Robert\'); DROP TABLE call_state_events;-- \\" $(var{s.sql}) $ru %s %n ${x} \u00fc\u4e2d'
@@ -80,6 +81,7 @@ PHONES: Final = (
     Phone("phone_answers", ("answers", "both", "twice", "third")),
     Phone("phone_answers", ("far",), proxies=("b",)),
     Phone("phone_too_late", ("twice",)),
+    Phone("phone_forgets", ("forgets",)),
     Phone("phone_busy", ("busy",)),
     Phone("phone_rings", ("rings", "both")),
     Phone("phone_hangs_up", ("hangs-up",), seconds=1.0),
@@ -97,12 +99,14 @@ CALLS: Final = (
     PlannedCall("two-proxies", "call_talk", "far"),
     PlannedCall("busy", "call_refused", "busy"),
     PlannedCall("unknown-user", "call_refused", "nobody"),
+    PlannedCall("phone-dead", "call_refused", DEAD),
     PlannedCall("cancelled", "call_cancel", "rings"),
     PlannedCall("forked", "call_talk", "both"),
     PlannedCall("forked-other-clock", "call_talk", "both", proxy="b"),
     PlannedCall("two-answers", "call_two_answers", "twice"),
     PlannedCall("callee-hangs-up", "call_until_bye", "hangs-up"),
     PlannedCall("held", "call_hold", "answers", seconds=0.6),
+    PlannedCall("forgotten", "call_forgotten", "forgets", seconds=0.6),
     PlannedCall(
         "transferring",
         "call_transfer",

@@ -90,6 +90,14 @@ def _leg(
     ]
     end = next((one for one in inside if one.method == "BYE"), None) if end_is_heard else None
     transferred = any(one.method == "REFER" for one in inside)
+    forgotten = next((one for one in messages if _is_lost(one, answer)), None)
+    if end is None and forgotten is not None:
+        return {
+            "to_tag": answer.tag("to"),
+            "connect_time": format_time(answer.time_us),
+            "callee_contact": _without_parameters(answer.text("contact")),
+            **_refused([forgotten]),
+        }
     return {
         "to_tag": answer.tag("to"),
         "connect_time": format_time(answer.time_us),
@@ -97,6 +105,11 @@ def _leg(
         "callee_contact": _without_parameters(answer.text("contact")),
         "termination": "U" if end is None else "T" if transferred else "C",
     }
+
+
+def _is_lost(message: SipMessage, answer: SipMessage) -> bool:
+    """Whether the other side knows the dialog no more (RFC 3261 section 12.2.1.2)."""
+    return message.status in (408, 481) and message.cseq > answer.cseq and not message.sent
 
 
 def _talked_us(leg: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ import pytest
 from ops.config_sources import load
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import SCENARIOS
-from ops.demo_kamailio.plan import ALL_CALLS, PHONES, TOLERANCE_MS, config_text
+from ops.demo_kamailio.plan import ALL_CALLS, DEAD, PHONES, TOLERANCE_MS, config_text
 from ops.demo_kamailio.play import Outcome
 from ops.demo_kamailio.proxy import EXAMPLE, local_config
 from ops.demo_kamailio.sip_log import SipMessage, parse_log
@@ -147,6 +147,14 @@ def test_of_two_that_answer_the_longer_talk_is_the_call():
     assert (cdr["to_tag"], cdr["end_time"]) == ("p1", "2026-11-22T23:36:04.000000Z")
 
 
+def test_a_dialog_that_the_other_side_has_forgotten_ends_there():
+    again = entry(2, "sent", "INVITE x SIP/2.0", "2 INVITE", To=TO + b";tag=p1")
+    cdr = record(invite(), answer(1, "200 OK"), again, answer(2.5, "481 Gone", 2))
+    assert (cdr["termination"], cdr["failure_status"], cdr["to_tag"]) == ("F", 481, "p1")
+    assert cdr["connect_time"] == "2026-11-22T23:36:01.000000Z"
+    assert cdr["end_time"] == "2026-11-22T23:36:02.500000Z"
+
+
 def test_a_caller_who_never_called_is_an_error():
     with pytest.raises(ValueError, match="no INVITE"):
         truth_of("a call", [SipMessage(0, True, "OPTIONS x SIP/2.0", (("cseq", b"1 OPTIONS"),))])
@@ -221,7 +229,7 @@ def test_the_plan_names_scenarios_and_users_that_are_there():
     for name in [call.scenario for call in ALL_CALLS] + [phone.scenario for phone in PHONES]:
         ElementTree.parse(SCENARIOS / f"{name}.xml")
     users = {user for phone in PHONES for user in phone.users}
-    assert {call.user for call in ALL_CALLS} - users == {"nobody"}
+    assert {call.user for call in ALL_CALLS} - users == {"nobody", DEAD}
     assert len({call.call_id for call in ALL_CALLS}) == len(ALL_CALLS)
     used = {call.scenario for call in ALL_CALLS} | {phone.scenario for phone in PHONES}
     assert {path.stem for path in SCENARIOS.glob("*.xml")} == used | {"register"}
