@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class Place:
     config: Path
     dsns: dict[str, str]
     sink: SinkWatch
-    keep_folder: bool = True
+    keep_folder: bool = False
 
     def provision(self) -> None:
         """Tables, roles, publications, slots and topics; and what proxies need to write rows.
@@ -58,12 +60,6 @@ class Place:
             )
         for dsn in self.dsns.values():
             let_proxies_write(dsn)
-
-    def remove(self) -> None:
-        """Removes the folder, unless it is wanted."""
-        self.sink.close()
-        if not self.keep_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def not_ready(self) -> str:
         """What is missing before calls may begin; empty when nothing is."""
@@ -86,19 +82,29 @@ class Place:
         return f"the watermark, {left_us / US:.1f} s to go" if left_us > 0 else ""
 
 
-def settle(servers: Stack) -> Place:
-    """A folder and the configuration for servers that run."""
+@contextmanager
+def settled(servers: Stack) -> Iterator[Place]:
+    """A folder and the configuration for servers that run; the folder stays when something fails."""
     folder = Path(tempfile.mkdtemp(prefix="cdrstream-kamailio-"))
     config = folder / "cdrstream.toml"
     readers = {name: servers[name].dsn_for(user="cdr_reader") for name in CLOCKS}
     sink_dsn = servers[REFERENCE].dsn_for(user="cdr_writer")
     config.write_text(config_text(servers.broker.bootstrap_servers, readers, sink_dsn))
-    return Place(
+    place = Place(
         folder,
         config,
         {name: servers[name].dsn for name in CLOCKS},
         SinkWatch(servers[REFERENCE].dsn, EVENTS_TOPIC, PARTITIONS),
     )
+    try:
+        yield place
+    except Exception:
+        place.keep_folder = True
+        raise
+    finally:
+        place.sink.close()
+        if not place.keep_folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def let_proxies_write(dsn: str) -> None:

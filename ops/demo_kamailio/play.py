@@ -17,7 +17,7 @@ from ops.demo.processes import Children
 from ops.demo.verdict import read_cdrs
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import Phones, Ports
-from ops.demo_kamailio.place import Place, settle
+from ops.demo_kamailio.place import Place, settled
 from ops.demo_kamailio.plan import (
     ALL_CALLS,
     ANSWER_SECONDS,
@@ -88,8 +88,7 @@ def run(*, keep: bool = False) -> int:
         clocks = {name: clock for name, clock in CLOCKS.items() if clock}
         say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")
         servers = stack.enter_context(Stack(len(CLOCKS), clocks=clocks))
-        place = settle(servers)
-        stack.callback(place.remove)
+        place = stack.enter_context(settled(servers))
         children = Children(lambda *_: place.config, place.folder)
         stack.callback(children.stop)
         place.provision()
