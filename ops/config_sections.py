@@ -21,7 +21,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from callstate.config import TimeCorrection
-from ops.redaction import Dsn, why_no_dsn
+from ops.redaction import why_no_dsn
+from ops.secret_dsn import Dsn
 
 SERVER_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
-
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ops.visible import cut, padded, wrapped
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDTH: Final = 80
 JSON_VERSION: Final = 1
@@ -79,6 +80,8 @@ def render(provenance: Json, cdr: Json | None, hidden: str = "", width: int = WI
     lines += ["", "Clocks", *_offsets(provenance, width)]
     if provenance.get("legs"):
         lines += ["", "Legs, the winner first", *_legs(provenance["legs"], width)]
+    from rich.text import Text  # noqa: PLC0415  pages of the dashboard need the words alone
+
     return [Text(line.rstrip(), no_wrap=True, end="") for line in lines]
 
 

@@ -13,7 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import IO, Any, Final
 
 import orjson
@@ -23,6 +23,7 @@ from psycopg import sql
 from ops.config import Config
 from ops.dsn import with_options
 from ops.errors import ConfigError
+from ops.moments import moment
 
 COLUMNS: Final = (  # what the old interface exported, in its order
     *("callee_aor", "caller_aor", "start_time", "connect_time", "end_time"),
@@ -39,21 +40,6 @@ _FETCH_ROWS: Final = 5_000
 _OPTIONS: Final = "-c default_transaction_read_only=on -c timezone=UTC -c datestyle=ISO,YMD"
 _PROGRESS_SECONDS: Final = 0.5
 _PLAIN_SECONDS: Final = 10.0
-
-
-def moment(text: str, name: str) -> datetime:
-    """An ISO 8601 time; without a zone it is UTC.
-
-    Raises:
-        ConfigError: It is not one.
-    """
-    try:
-        told = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"{name} {text!r}: must be a time in ISO 8601", "for example 2026-01-31T12:00:00Z"
-        ) from None
-    return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
 
 
 def guarded(cell: str) -> str:

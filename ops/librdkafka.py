@@ -8,6 +8,17 @@ loggers of their own.
 from __future__ import annotations
 
 import logging
+from typing import Protocol
+
+
+class Clients(Protocol):
+    """Whoever knows how clients get to the broker: the configuration, and what is made of it."""
+
+    def client_properties(self) -> dict[str, str | int | bool]:
+        """The properties that every client gets, secrets in the clear."""
+
+    def topic(self, name: str) -> str:
+        """The whole name of a topic."""
 
 
 def silent_log() -> logging.Logger:

@@ -1,6 +1,7 @@
 """What a secret looks like when it has to be shown.
 
-Owns the secret type of connection strings and their redaction. Refuses to connect.
+Owns redaction, of connection strings and of free text. Refuses to connect, and to bring pydantic
+along: what serves and logs needs this and no configuration.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from typing import Final
-
-from pydantic import Secret
 
 HIDDEN: Final = "********"
 _SECRET_KEYWORDS: Final = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
@@ -19,13 +18,6 @@ _IN_PAIRS: Final = re.compile(
     r"(?:'(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\&])+)",
     re.IGNORECASE,
 )
-
-
-class Dsn(Secret[str]):
-    """A PostgreSQL connection string, as `key=value` pairs or URI; shown without its passwords."""
-
-    def _display(self) -> str:
-        return redact_dsn(self.get_secret_value())
 
 
 def redact_dsn(dsn: str) -> str:

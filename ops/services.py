@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,12 +20,12 @@ from ops.config import reader_settings, worker_settings
 from ops.errors import EXIT_FAILED, EXIT_USAGE, ConfigError
 from ops.invocation import Invocation
 from ops.notify import Vitals, supervised
+from ops.pulse import ALIVE_SECONDS, Pulse
 
 if TYPE_CHECKING:
     from cdc.settings import ReaderSettings
     from stream_app.worker import Worker
 
-ALIVE_SECONDS = 10.0
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 logger = logging.getLogger(__name__)
@@ -91,23 +90,6 @@ async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool
     finally:
         beating.cancel()
     return interrupted.is_set()
-
-
-class Pulse:
-    """Whether an event loop lives, as another thread sees it."""
-
-    def __init__(self) -> None:
-        self._at = time.monotonic()
-
-    async def beat_for_ever(self) -> None:
-        """On the loop."""
-        while True:
-            self._at = time.monotonic()
-            await asyncio.sleep(1.0)
-
-    def alive(self) -> bool:
-        """On any thread."""
-        return time.monotonic() - self._at < ALIVE_SECONDS
 
 
 def run_worker(invocation: Invocation) -> None:

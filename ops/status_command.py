@@ -21,6 +21,7 @@ from ops.config import Config
 from ops.errors import EXIT_FAILED
 from ops.monitor import Sampler, one_look
 from ops.monitor.facts import Json
+from ops.monitor.watched import Watched
 from ops.monitor.words import NONE, clock, duration, offset, size
 from ops.visible import cut, padded, wrapped
 
@@ -49,7 +50,7 @@ def run(config: Config, server: str | None, *, watch: bool, check: bool, as_json
     if watch:
         _watch(config, server, as_json=as_json)
         return
-    picture = one_look(config)
+    picture = one_look(Watched.of(config))
     if as_json:
         _print_json(picture)
     else:
@@ -62,7 +63,7 @@ def run(config: Config, server: str | None, *, watch: bool, check: bool, as_json
 
 def _watch(config: Config, server: str | None, *, as_json: bool) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
-    with Sampler(config) as sampler:
+    with Sampler(Watched.of(config)) as sampler:
         sampler.wait_for_all()
         if as_json or not console.is_terminal or console.is_dumb_terminal:
             while True:

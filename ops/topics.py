@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from ops.config_sections import Kafka
+    from ops.librdkafka import Clients
 
 TIMEOUT_SECONDS: Final = 10.0
 
@@ -55,7 +56,7 @@ def required(kafka: Kafka) -> list[TopicSpec]:
 
 
 def admin_client(
-    kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS, telling: Telling | None = None
+    kafka: Clients, timeout_seconds: float = TIMEOUT_SECONDS, telling: Telling | None = None
 ) -> AdminClient:
     """A client for the broker; it connects at its first call.
 

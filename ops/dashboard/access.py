@@ -13,16 +13,14 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.dashboard.address import is_any, password_fits
-
-if TYPE_CHECKING:
-    from ops.config_sections import Dashboard
+from ops.dashboard.serving import Door
 
 COOKIE: Final = "cdrstream"
 SESSION_SECONDS: Final = 12 * 3_600
@@ -45,12 +43,12 @@ _HEADERS: Final = (
 class Access:
     """Middleware around everything: host, method, login, headers."""
 
-    def __init__(self, app: ASGIApp, section: Dashboard, host: str) -> None:
+    def __init__(self, app: ASGIApp, door: Door, host: str) -> None:
         self._app = app
-        self._password = section.password_hash
-        self._proxy_header = section.trusted_proxy_header
-        self._secure = bool(section.tls_certificate or section.tls_by_proxy)
-        names = {"localhost", "127.0.0.1", "::1", *section.hosts}
+        self._password = door.password_hash
+        self._proxy_header = door.trusted_proxy_header
+        self._secure = door.is_encrypted
+        names = {"localhost", "127.0.0.1", "::1", *door.hosts}
         if not is_any(host):
             names.add(host)
         self._names = {name.lower() for name in names}
@@ -118,7 +116,7 @@ class Access:
         if int(request.headers.get("content-length") or 0) > 4_096:
             return PlainTextResponse("too long\n", status_code=413)
         form = await _form(request)
-        if not password_fits(form, self._password.get_secret_value()):
+        if not password_fits(form, self._password):
             return RedirectResponse(LOGIN_PATH + "?wrong=1", status_code=303)
         response = RedirectResponse("/", status_code=303)
         response.set_cookie(

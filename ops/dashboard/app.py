@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -22,22 +22,24 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from ops.config import Config
-from ops.dashboard import open_call
 from ops.dashboard.access import Access, RateLimit
 from ops.dashboard.boards import Boards
-from ops.dashboard.calls import Busy, Calls, Search, search_of
+from ops.dashboard.calls import Busy, Calls, Search, begun, search_of
 from ops.dashboard.ladder import ladder
 from ops.dashboard.live import Live
 from ops.dashboard.pages import FOLDER, LIVE, Pages
 from ops.dashboard.revisions import Revision, revisions
 from ops.dashboard.runbook import runbook
+from ops.dashboard.serving import Serving
 from ops.errors import ConfigError, OpsError
 from ops.explain import why
-from ops.explain_command import from_sink
+from ops.explain_sink import from_sink
 from ops.monitor import Sampler
 from ops.monitor.sources import sink_dsn
 from ops.redaction import scrub
+
+if TYPE_CHECKING:
+    from ops.dashboard.open_call import OpenCall
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +59,14 @@ class _Static(StaticFiles):
 class Site:
     """The pages of one process."""
 
-    def __init__(self, config: Config, host: str, sampler: Sampler, boards: Boards) -> None:
-        self._config = config
+    def __init__(self, serving: Serving, sampler: Sampler, boards: Boards) -> None:
+        self._serving = serving
         self._sampler = sampler
-        self._calls = Calls(config)
-        self._sink_dsn = sink_dsn(config)
-        self._pages = Pages(config, sampler, boards)
-        self.live = Live(self._pages.fragment, config.dashboard.clients_max)
+        self._calls = Calls(serving.watched)
+        self._sink_dsn = sink_dsn(serving.watched)
+        self._pages = Pages(serving, sampler, boards)
+        self.live = Live(self._pages.fragment, serving.clients_max)
         self._searches = RateLimit(SEARCHES_A_SECOND, SEARCHES_AT_ONCE)
-        self._host = host
 
     def app(self) -> ASGIApp:
         """With all middleware around it."""
@@ -92,7 +93,8 @@ class Site:
             lifespan=self._life,
             exception_handlers={404: self._not_found, Exception: self._failed},
         )
-        return Access(GZipMiddleware(app, minimum_size=500), self._config.dashboard, self._host)
+        serving = self._serving
+        return Access(GZipMiddleware(app, minimum_size=500), serving.door, serving.host)
 
     @asynccontextmanager
     async def _life(self, _app: Starlette) -> AsyncIterator[None]:
@@ -161,7 +163,8 @@ class Site:
 
         def read(_connection: object) -> tuple[dict[str, Any], dict[str, Any] | None, str] | None:
             try:
-                found = from_sink(self._sink_dsn, call_id, self._config.sink.schema_name)
+                schema = self._serving.watched.sink_schema
+                found = from_sink(self._sink_dsn, call_id, schema)
             except OpsError:
                 return None
             return found.provenance, found.cdr, found.hidden
@@ -173,17 +176,18 @@ class Site:
         if not provenance.get("changed") and not provenance.get("late_events"):
             return []
         try:
-            return await asyncio.to_thread(revisions, self._config, call_id)
+            return await asyncio.to_thread(
+                revisions, self._serving.watched.broker, self._serving.cdrs_topic, call_id
+            )
         except KafkaException as error:
             log.warning("revisions_not_read", extra={"error": _words(error)})
             return []
 
     async def _still_open(self, call_id: str, *, by_clock: bool) -> Response:
-        picture = self._sampler.picture()
         trouble = ""
         opened = None
         try:
-            opened = await asyncio.to_thread(open_call.look, self._config, call_id, picture)
+            opened = await asyncio.to_thread(self._looked_for, call_id, await self._begun(call_id))
         except KafkaException as error:
             trouble = _words(error)
         provenance = None if opened is None else opened.provenance
@@ -200,6 +204,20 @@ class Site:
         )
         known = opened is not None and opened.events > 0
         return HTMLResponse(page, 200 if known else 404)
+
+    async def _begun(self, call_id: str) -> tuple[float, ...]:
+        """When a call in progress began and was answered; nothing where it is not known."""
+        try:
+            return await self._calls.ask(lambda connection: begun(connection, call_id))
+        except (psycopg.Error, Busy):
+            return ()
+
+    def _looked_for(self, call_id: str, moments: Sequence[float]) -> OpenCall:
+        # Here: resolving a call takes 4 MB that few page views need.
+        from ops.dashboard.open_call import look  # noqa: PLC0415
+
+        serving, picture = self._serving, self._sampler.picture()
+        return look(serving.watched.broker, serving.resolution, call_id, picture, moments)
 
     async def _live(self, request: Request) -> Response:
         page = request.query_params.get("page", "")

@@ -1,67 +1,34 @@
 """Facts that change slowly, asked for in the background: quality, dead letters, replays.
 
-Owns the questions and their rhythm. A page shows the newest answer with its age; no page view asks.
+Owns their rhythm, and that nobody is asked for a page at which nobody looks. A page shows the
+newest answer with its age; no page view asks.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
-from ops.config import Config
+from ops.dashboard.quality import ask_quality
 from ops.dashboard.replays import ask_replays
 from ops.librdkafka import silent_log
-from ops.monitor.asking import Asker
-from ops.monitor.sources import LIMIT_SECONDS, Reconnecting, sink_dsn
+from ops.monitor.asking import Asker, Askers, Rhythm
+from ops.monitor.sources import LIMIT_SECONDS
+from ops.monitor.watched import Watched
 from ops.visible import visible
 
 QUALITY_SECONDS: Final = 10.0
-LETTERS_SECONDS: Final = 5.0
+LETTERS_SECONDS: Final = 2.0
 REPLAYS_SECONDS: Final = 5.0
+WANTED_SECONDS: Final = 30.0  # since a page was looked at
 LETTERS_MAX: Final = 100
+_SHARE: Final = 0.1  # of the sink's time, at most, in one session
 _RAW_BYTES: Final = 4_096
-
-# RFC 6076: SER and SEER leave redirected tries (3xx) out; SEER counts what the callee decided.
-_FIGURES: Final = """
-SELECT count(*), count(*) FILTER (WHERE connect_time IS NOT NULL),
-    count(*) FILTER (WHERE failure_status BETWEEN 300 AND 399),
-    count(*) FILTER (WHERE connect_time IS NOT NULL OR failure_status IN (480, 486, 600, 603)),
-    count(*) FILTER (WHERE failure_status IN (408, 500, 503, 504)),
-    avg(extract(epoch FROM end_time - connect_time))::float8,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM connect_time - start_time)),
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM connect_time - start_time))
-FROM cdrs WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s)
-"""
-_OUTCOMES: Final = """
-SELECT termination, count(*) FROM cdrs
-WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s) GROUP BY 1
-"""
-_FAILURES: Final = """
-SELECT failure_status, min(failure_reason), count(*) FROM cdrs
-WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s) AND failure_status > 0
-GROUP BY 1 ORDER BY 3 DESC LIMIT 12
-"""
-_DOUBTS: Final = """
-SELECT count(*) FILTER (WHERE suspect),
-    count(*) FILTER (WHERE 'start' = ANY(missing)), count(*) FILTER (WHERE 'setup' = ANY(missing)),
-    count(*) FILTER (WHERE 'end' = ANY(missing)), count(*) FILTER (WHERE late_events > 0),
-    count(*) FILTER (WHERE offsets @> '[{"applied": true}]'),
-    count(*) FILTER (WHERE jsonb_array_length(inversions) > 0)
-FROM cdrs JOIN cdr_provenance USING (call_id)
-WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s)
-"""
-_DOUBTFUL: Final = """
-SELECT call_id, start_time, termination, suspect, missing, late_events, revision, changed
-FROM cdrs JOIN cdr_provenance USING (call_id)
-WHERE start_time > (now() AT TIME ZONE 'UTC') - make_interval(secs => %s)
-    AND (suspect OR missing <> '{}' OR late_events > 0)
-ORDER BY start_time DESC LIMIT 50
-"""
-_HOUR: Final = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,105 +46,101 @@ class Letter:
 
 
 class Boards:
-    """All of them; use `start` and `stop`."""
+    """All of them; use `start` and `stop`.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        watched: Who is asked.
+        letters_end: Where the topic of dead letters ends, as far as is known.
+    """
+
+    def __init__(self, watched: Watched, letters_end: Callable[[], int | None]) -> None:
+        self._looked_at: dict[str, float] = {}
         self.quality: Asker[dict[str, Any]] = Asker(
-            "quality", _ask_quality(config), QUALITY_SECONDS
+            "quality",
+            ask_quality(watched),
+            Rhythm(QUALITY_SECONDS, share=_SHARE),
+            partial(self._is_wanted, "quality"),
         )
-        self.letters: Asker[list[Letter]] = Asker("letters", _ask_letters(config), LETTERS_SECONDS)
+        self.letters: Asker[list[Letter]] = Asker(
+            "letters",
+            _ask_letters(watched, letters_end),
+            Rhythm(LETTERS_SECONDS),
+            partial(self._is_wanted, "gaps"),
+        )
+        # The metrics tell of replays, too: these are always asked for, their changes are not.
         self.replays: Asker[list[dict[str, Any]]] = Asker(
-            "replays", ask_replays(config), REPLAYS_SECONDS
+            "replays",
+            ask_replays(watched, partial(self._is_wanted, "replays")),
+            Rhythm(REPLAYS_SECONDS, share=_SHARE),
         )
+        self._askers = Askers("boards", [self.quality, self.letters, self.replays], 2)
 
     def start(self) -> None:
         """Begins to ask."""
-        for asker in (self.quality, self.letters, self.replays):
-            asker.start()
+        self._askers.start()
 
     def stop(self) -> None:
         """Ends it."""
-        for asker in (self.quality, self.letters, self.replays):
-            asker.stop()
+        self._askers.stop()
+
+    def looked_at(self, page: str) -> None:
+        """Somebody looks at that page now."""
+        self._looked_at[page] = time.monotonic()
+
+    def _is_wanted(self, page: str) -> bool:
+        at = self._looked_at.get(page)
+        return at is not None and time.monotonic() - at < WANTED_SECONDS
 
 
-def _ask_quality(config: Config) -> Callable[[], dict[str, Any]]:
-    connected = Reconnecting(sink_dsn(config), "cdrstream dashboard")
-
-    def figures(connection: psycopg.Connection[Any], seconds: float) -> dict[str, Any]:
-        row = connection.execute(_FIGURES, (seconds,)).fetchone()
-        assert row is not None
-        calls, answered, redirected, effective, ineffective, talked, median, p95 = row
-        tries = calls - redirected
-        return {
-            "calls": calls,
-            "answered": answered,
-            "asr": answered / calls if calls else None,
-            "ser": answered / tries if tries else None,
-            "seer": effective / tries if tries else None,
-            "isa": ineffective / calls if calls else None,
-            "acd": talked,
-            "answer_median": median,
-            "answer_p95": p95,
-            "outcomes": dict(connection.execute(_OUTCOMES, (seconds,)).fetchall()),
-            "failures": connection.execute(_FAILURES, (seconds,)).fetchall(),
-        }
-
-    def read(connection: psycopg.Connection[Any]) -> dict[str, Any]:
-        doubts = connection.execute(_DOUBTS, (_HOUR,)).fetchone()
-        names = ("suspect", "start", "setup", "end", "late", "corrected", "inverted")
-        columns = ("call_id", "start_time", "termination", "suspect", "missing", "late_events")
-        rows = connection.execute(_DOUBTFUL, (_HOUR,)).fetchall()
-        return {
-            "hour": figures(connection, _HOUR),
-            "day": figures(connection, 24 * _HOUR),
-            "doubts": dict(zip(names, doubts or (), strict=True)),
-            "doubtful": [
-                dict(zip((*columns, "revision", "changed"), row, strict=True)) for row in rows
-            ],
-        }
-
-    return lambda: connected(read)
-
-
-def _ask_letters(config: Config) -> Callable[[], list[Letter]]:
-    """The newest dead letters; asked again only when there are more of them."""
-    place = f"{config.kafka.events_topic}.dead-letter"
-    consumer = Consumer(
-        {
-            **config.kafka.client_properties(),
-            "group.id": "cdrstream-dashboard",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": 8_192,
-        },
-        logger=silent_log(),
-    )
+def _ask_letters(
+    watched: Watched, letters_end: Callable[[], int | None]
+) -> Callable[[], list[Letter]]:
+    """The newest dead letters; read again only when there are more of them."""
+    place = f"{watched.broker.events_topic}.dead-letter"
     held: list[Letter] = []
-    held_end = -1
+    held_end = 0
 
     def read() -> list[Letter]:
         nonlocal held, held_end
-        low, high = consumer.get_watermark_offsets(TopicPartition(place, 0), timeout=LIMIT_SECONDS)
-        if high == held_end:
-            return held
-        begin = max(low, high - LETTERS_MAX)
-        consumer.assign([TopicPartition(place, 0, begin)])
-        found: list[Letter] = []
-        while begin < high:
-            messages = consumer.consume(LETTERS_MAX, timeout=LIMIT_SECONDS)
-            if not messages:
-                break
-            for message in messages:
-                if message.error() is not None:
-                    continue
-                begin = (message.offset() or 0) + 1
-                found.append(_letter(message))
-        consumer.unassign()
-        held, held_end = found[::-1], high
+        end = letters_end()
+        if end is None:
+            raise TimeoutError("the broker has not told how many there are")
+        if end != held_end:
+            held, held_end = _newest_letters(watched, place), end
         return held
 
     return read
+
+
+def _newest_letters(watched: Watched, place: str) -> list[Letter]:
+    """Newest first. A client for a moment: most of the time there is nothing new."""
+    consumer = Consumer(
+        {
+            **watched.broker.client_properties(),
+            "group.id": "cdrstream-dashboard",  # asked for, and never joined
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "queued.max.messages.kbytes": 4_096,
+        },
+        logger=silent_log(),
+    )
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(place, 0), timeout=LIMIT_SECONDS)
+        at = max(low, high - LETTERS_MAX)
+        consumer.assign([TopicPartition(place, 0, at)])
+        found: list[Letter] = []
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while at < high and time.monotonic() < deadline:
+            for message in consumer.consume(LETTERS_MAX, timeout=0.5):
+                error = message.error()
+                if error is None:
+                    at = (message.offset() or 0) + 1
+                    found.append(_letter(message))
+                elif error.name() == "_PARTITION_EOF":
+                    at = high
+        return found[::-1]
+    finally:
+        consumer.close()
 
 
 def _letter(message: Any) -> Letter:

@@ -1,42 +1,28 @@
-"""`cdrstream dashboard`: the process around the pages.
+"""`cdrstream dashboard`: checks what is configured, takes the address, and becomes the server.
 
-Owns the address, TLS, signals and metrics of that process. Nothing is served before what is
-configured has been found safe.
+Owns that hand-over. Nothing is served before what is configured has been found safe. The server is
+a program of its own (`process`) that this one turns into: reading a configuration takes libraries
+of 25 MB, which serving does not need. Process id, environment and standard error stay.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import getpass
-import logging
-import signal
+import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
 import typer
-import uvicorn
 
 from ops.dashboard.address import check_address, hash_password
-from ops.dashboard.app import Site
-from ops.dashboard.boards import Boards
-from ops.dashboard.metrics import DashboardCollector
+from ops.dashboard.serving import Serving
 from ops.errors import ConfigError
 from ops.invocation import Invocation
-from ops.metrics_http import served
-from ops.monitor import Sampler
-from ops.notify import Vitals, supervised
-from ops.services import Pulse
-
-log = logging.getLogger(__name__)
 
 PASSWORD_LEAST: Final = 8
+PROGRAM: Final = "ops.dashboard.process"
 _BACKLOG: Final = 256
-_ENDING_SECONDS: Final = 2
-_M_ARENA_MAX: Final = -8
 
 
 def print_hash() -> None:
@@ -55,107 +41,52 @@ def print_hash() -> None:
 
 
 def run(invocation: Invocation, listen: str | None) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT; does not return.
 
     Raises:
         ConfigError: The address is taken, or not safe with what is configured.
     """
     config = invocation.config
-    section = config.dashboard
-    host, port = check_address(section, listen or section.listen)
-    config.sink_dsn()
-    invocation.start_logs()
-    _share_one_heap()
-    with ExitStack() as stack:
-        sock = stack.enter_context(_bound(host, port))
-        sampler = stack.enter_context(Sampler(config))
-        boards = Boards(config)
-        boards.start()
-        stack.callback(boards.stop)
-        site, pulse = Site(config, host, sampler, boards), Pulse()
-        collector = DashboardCollector(sampler, boards, lambda: site.live.clients)
-        stack.enter_context(
-            served(section.metrics_listen, collector, pulse.alive, lambda: sampler.has_looked)
-        )
-        scheme = "https" if section.tls_certificate else "http"
-        shown = f"[{host}]" if ":" in host else host
-        url = f"{scheme}://{shown}:{sock.getsockname()[1]}/"
-        log.info("dashboard_served", extra={"url": url})
-        typer.echo(f"dashboard: {url}", err=True)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                site.app(),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=True,
-                proxy_headers=False,
-                ssl_certfile=section.tls_certificate,
-                ssl_keyfile=section.tls_key,
-                timeout_graceful_shutdown=_ENDING_SECONDS,
-                h11_max_incomplete_event_size=32 * 1024,
-                limit_concurrency=section.clients_max * 2 + 64,
-                http="h11",
-                ws="none",
-            )
-        )
-        vitals = Vitals(pulse.alive, lambda: server.started, lambda: server.should_exit)
-        stack.enter_context(supervised(vitals))
-        interrupted = asyncio.run(_serve(server, site, sock, pulse))
-    if interrupted:
-        raise typer.Exit(128 + signal.SIGINT)
+    host, port = check_address(config.dashboard, listen or config.dashboard.listen)
+    serving = Serving.of(config, host, debug=invocation.debug)
+    sock = bound(host, port)
+    sock.set_inheritable(True)
+    handed = _anonymous_file(serving.to_bytes())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(  # noqa: S606  ourselves, with arguments of our own
+        sys.executable,
+        [sys.executable, "-m", PROGRAM, str(handed), str(sock.fileno()), *sys.argv[1:]],
+    )
 
 
-def _share_one_heap() -> None:
-    """One arena for all threads, where the C library has several: that is 5 MB of two dozen.
+def _anonymous_file(content: bytes) -> int:
+    """A file without a name, for the next program alone: not even root finds secrets in `ps`."""
+    number = os.memfd_create("cdrstream", 0)
+    os.set_inheritable(number, True)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(number, view) :]
+    os.lseek(number, 0, os.SEEK_SET)
+    return number
 
-    No effect where it is not glibc.
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ConfigError: The address is taken, or none of this machine's.
     """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-async def _serve(server: uvicorn.Server, site: Site, sock: socket.socket, pulse: Pulse) -> bool:
-    interrupted = False
-
-    def end(number: signal.Signals) -> None:
-        nonlocal interrupted
-        interrupted |= number is signal.SIGINT
-        log.info("stopping", extra={"signal": number.name})
-        site.live.stop()
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
-    server.capture_signals = _no_signals  # type: ignore[method-assign]  # ours end in order
-    beating = asyncio.ensure_future(pulse.beat_for_ever())
-    try:
-        await server.serve(sockets=[sock])
-    finally:
-        beating.cancel()
-    return interrupted
-
-
-@contextmanager
-def _no_signals(*_: Any) -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"dashboard.listen: {host}:{port}: {error.strerror}",
-                "is another one running? --listen 127.0.0.1:0 takes a free port",
-            ) from error
+        sock.bind((host, port))
         sock.listen(_BACKLOG)
-        yield sock
-    finally:
+    except OSError as error:
         sock.close()
+        raise ConfigError(
+            f"dashboard.listen: {host}:{port}: {error.strerror}",
+            "is another one running? --listen 127.0.0.1:0 takes a free port",
+        ) from error
+    return sock

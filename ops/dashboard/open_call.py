@@ -1,12 +1,13 @@
 """A call that has no CDR yet: its events as Kafka holds them, and what it waits for.
 
-Owns the looking: one partition of the event topic, backwards from its end, bounded in records and
-time. What the events would give if nothing more came is resolved by the same processor as ever.
+Owns the looking: one partition of the event topic, its newest records and, of a call in progress,
+those from when it began and was answered; bounded in records and time. What the events would give
+if nothing more came is resolved by the same processor as ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,9 +16,9 @@ from callstate.config import ResolutionConfig
 from callstate.effects import DeadLetter, EmitCdr, HideCall
 from callstate.events import CallEvent
 from callstate.processor import DictStore, PartitionProcessor
-from ops.config import Config, resolution_config
 from ops.dashboard.scan import Found, scan
 from ops.monitor.facts import Json
+from ops.monitor.watched import Broker
 from ops.monitor.words import clock, duration
 from stream_app.partition import read_record
 
@@ -31,6 +32,7 @@ class OpenCall:
         looked_back: How many records were looked through.
         events: How many of them are the call's.
         waits: Sentences: what it waits for, and who holds that up.
+        around: Whether it was also looked at when it began and was answered.
     """
 
     partition: int
@@ -40,20 +42,33 @@ class OpenCall:
     provenance: dict[str, Any] | None
     cdr: dict[str, Any] | None
     waits: tuple[str, ...]
+    around: bool = False
 
 
-def look(config: Config, call_id: str, picture: Json) -> OpenCall:
-    """Looks for the call in the newest records of its partition. Blocks for a few seconds at most.
+def look(
+    broker: Broker,
+    rules: ResolutionConfig,
+    call_id: str,
+    picture: Json,
+    moments: Sequence[float] = (),
+) -> OpenCall:
+    """Looks for the call's records in its partition. Blocks for a few seconds at most.
+
+    Args:
+        broker: Kafka.
+        rules: By which it is resolved.
+        call_id: Its Call-ID.
+        picture: Of the system: who holds its partition up.
+        moments: When it began and was answered, where that is known.
 
     Raises:
         KafkaException: The broker does not answer.
     """
-    number, records, looked, whole = scan(config.kafka, config.kafka.events_topic, call_id)
+    number, records, looked, whole = scan(broker, broker.events_topic, call_id, moments)
     found = _events(records)
-    rules = resolution_config(config)
     provenance, cdr, letter = _resolved(found, rules)
     waits = _waits(found, provenance, cdr, letter, rules, picture, number)
-    return OpenCall(number, looked, whole, len(found), provenance, cdr, waits)
+    return OpenCall(number, looked, whole, len(found), provenance, cdr, waits, around=bool(moments))
 
 
 def _events(found: Iterable[Found]) -> list[CallEvent]:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ops.config import Config
 from ops.dashboard import drawing
 from ops.dashboard.boards import QUALITY_SECONDS, Boards
+from ops.dashboard.serving import Serving
 from ops.dashboard.text import filters
 from ops.explain import MISSING, OUTCOMES
 from ops.monitor import Sampler
@@ -35,8 +35,7 @@ LIVE: Final = ("overview", "quality", "gaps", "replays")
 class Pages:
     """Renders pages and their live parts."""
 
-    def __init__(self, config: Config, sampler: Sampler, boards: Boards) -> None:
-        self._config = config
+    def __init__(self, serving: Serving, sampler: Sampler, boards: Boards) -> None:
         self._sampler = sampler
         self._boards = boards
         self._environment = Environment(
@@ -47,14 +46,14 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters |= filters(config.dashboard.privacy)
+        self._environment.filters |= filters(serving.privacy)
         self._environment.globals |= {
             "pages": PAGES,
             "version": version("cdrstream"),
             "outcomes": OUTCOMES,
             "missing_words": MISSING,
-            "privacy": config.dashboard.privacy,
-            "login": config.dashboard.password_hash is not None,
+            "privacy": serving.privacy,
+            "login": serving.door.password_hash is not None,
         }
 
     def page(self, name: str, **more: Any) -> str:
@@ -74,6 +73,7 @@ class Pages:
     def _needs(self, name: str) -> dict[str, Any]:
         picture = self._sampler.picture()
         needs: dict[str, Any] = {"picture": picture}
+        self._boards.looked_at(name)
         if name == "overview":
             needs["clocks"] = drawing.clocks(picture["servers"], picture["skew_warning_seconds"])
             needs["lanes"] = drawing.lanes(

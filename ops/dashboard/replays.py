@@ -11,8 +11,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from ops.config import Config
 from ops.monitor.sources import Reconnecting, sink_dsn
+from ops.monitor.watched import Watched
 
 REPLAYS_MAX: Final = 20
 CHANGES_MAX: Final = 20
@@ -34,9 +34,15 @@ ORDER BY abs((change->'billed_seconds'->>1)::int8 - (change->'billed_seconds'->>
 """
 
 
-def ask_replays(config: Config) -> Callable[[], list[dict[str, Any]]]:
-    """The newest replays, the changes of the newest few with them."""
-    connected = Reconnecting(sink_dsn(config), "cdrstream dashboard")
+def ask_replays(
+    watched: Watched, changes_wanted: Callable[[], bool]
+) -> Callable[[], list[dict[str, Any]]]:
+    """The newest replays, and the changes of the newest few where somebody wants to see them.
+
+    What a finished replay has found is looked up once.
+    """
+    connected = Reconnecting(sink_dsn(watched), "cdrstream dashboard")
+    known: dict[tuple[int, Any], list[dict[str, Any]]] = {}
 
     def read(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
         there = connection.execute("SELECT to_regclass('cdr_replays') IS NOT NULL").fetchone()
@@ -50,7 +56,12 @@ def ask_replays(config: Config) -> Callable[[], list[dict[str, Any]]]:
             replay["share"] = progress(replay["records"], replay["state"])
             replay["summary"] = summary(replay["result"])
             shown = number < _SHOWN_WITH_CHANGES and replay["summary"] is not None
-            replay["changes"] = list(_changes(connection, replay["id"])) if shown else []
+            key = (replay["id"], replay["state"])
+            if shown and key not in known and changes_wanted():
+                known[key] = list(_changes(connection, replay["id"]))
+            replay["changes"] = known.get(key, []) if shown else []
+        for key in known.keys() - {(replay["id"], replay["state"]) for replay in found}:
+            del known[key]
         return found
 
     return lambda: connected(read)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ops.config import Config
 from ops.dashboard.scan import scan
+from ops.monitor.watched import Broker
 
 
 class Revision(NamedTuple):
@@ -24,16 +24,16 @@ class Revision(NamedTuple):
     changed: dict[str, list[Any]]
 
 
-def revisions(config: Config, call_id: str) -> list[Revision]:
+def revisions(broker: Broker, topic: str, call_id: str) -> list[Revision]:
     """Oldest first, each revision once.
 
     Raises:
         KafkaException: The broker does not answer.
     """
-    if not config.worker.cdr_stream:
+    if not topic:
         return []
     told: dict[int, Revision] = {}
-    for record in scan(config.kafka, config.kafka.topic("cdrs"), call_id).found:
+    for record in scan(broker, topic, call_id).found:
         try:
             message = orjson.loads(record.value or b"")
             number = int(message["revision"])

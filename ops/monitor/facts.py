@@ -29,6 +29,7 @@ class Ends:
 
     partitions: Mapping[int, tuple[int, int]]
     dead_letters: int | None = None  # that the topic still holds
+    dead_letters_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

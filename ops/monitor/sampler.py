@@ -10,59 +10,50 @@ import threading
 import time
 from typing import Any, Final, Self
 
-from ops.config import Config
-from ops.monitor.asking import Asker
-from ops.monitor.facts import Ends, Facts, Rules, SinkFacts, Slot
+from ops.monitor.asking import Asker, Askers, Rhythm
+from ops.monitor.facts import Ends, Facts, SinkFacts, Slot
 from ops.monitor.headline import judge
 from ops.monitor.history import History
 from ops.monitor.movement import Movement
 from ops.monitor.pace import Pace
 from ops.monitor.picture import draw
-from ops.monitor.sources import ask_broker, ask_sink, ask_slot, slot_name
+from ops.monitor.sources import ask_broker, ask_sink, ask_slot
 from ops.monitor.statuses import StatusTail
+from ops.monitor.watched import Watched
 
 PICTURE_SECONDS: Final = 1.0
 SINK_SECONDS: Final = 1.0
 BROKER_SECONDS: Final = 2.0
 SLOT_SECONDS: Final = 5.0
+SLOT_SECONDS_MAX: Final = 30.0  # of a server that does not answer
+SLOT_THREADS: Final = 4
 FIRST_SECONDS: Final = 5.0
 
 
-def rules_of(config: Config) -> Rules:
-    """What judging depends on."""
-    section = config.resolution
-    idle = section.idle_after_seconds
-    return Rules(
-        servers=config.server_names,
-        partitions=config.kafka.partitions,
-        lateness_seconds=section.allowed_lateness_seconds,
-        heartbeat_seconds=config.reader.heartbeat_seconds,
-        idle_after_seconds=None if idle == "never" or idle <= 0 else float(idle),
-        skew_warning_seconds=section.skew_warning_seconds,
-        slots={name: slot_name(name, server.slot) for name, server in config.servers.items()},
-    )
-
-
 class Sampler:
-    """Use as a context; `picture()` from any thread.
+    """Use as a context; `picture()` from any thread."""
 
-    Raises:
-        ConfigError: The sink is not configured.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.rules = rules_of(config)
+    def __init__(self, watched: Watched) -> None:
+        self.rules = watched.rules
         self.history = History()
-        self._tail = StatusTail(config.kafka)
-        self._sink: Asker[SinkFacts] = Asker("sink", ask_sink(config), SINK_SECONDS)
-        self._broker: Asker[Ends] = Asker("broker", ask_broker(config), BROKER_SECONDS)
-        watched = config.servers if config.dashboard.slots else ()
+        self._tail = StatusTail(watched.broker)
+        self._sink: Asker[SinkFacts] = Asker("sink", ask_sink(watched), Rhythm(SINK_SECONDS))
+        self._broker: Asker[Ends] = Asker("broker", ask_broker(watched), Rhythm(BROKER_SECONDS))
         self._slots: dict[str, Asker[Slot]] = {
-            name: Asker(f"slot of {name}", ask_slot(config, name), SLOT_SECONDS) for name in watched
+            name: Asker(
+                f"slot of {name}",
+                ask_slot(watched, name),
+                Rhythm(SLOT_SECONDS, SLOT_SECONDS_MAX),
+            )
+            for name in watched.server_dsns
         }
-        # Ages are told on the reference's scale, which the sink's own clock is unless said else.
-        self._sink_is_reference = config.clock.reference_dsn is None
-        self._askers: list[Asker[Any]] = [self._sink, self._broker, *self._slots.values()]
+        self._sink_is_reference = watched.sink_is_reference
+        # Sink and broker never wait for a server.
+        self._askers = (
+            Askers("sink", [self._sink], 1),
+            Askers("broker", [self._broker], 1),
+            Askers("slots", list(self._slots.values()), SLOT_THREADS),
+        )
         self._stop = threading.Event()
         self._newest: dict[str, Any] | None = None
         self._movement = Movement()
@@ -86,13 +77,20 @@ class Sampler:
     def wait_for_all(self, seconds: float = FIRST_SECONDS) -> None:
         """Until everybody has answered once, or has had the time to."""
         deadline = time.monotonic() + seconds
-        for event in (self._tail.caught_up, *(asker.asked for asker in self._askers)):
+        everybody: list[Asker[Any]] = [self._sink, self._broker, *self._slots.values()]
+        for event in (self._tail.caught_up, *(asker.asked for asker in everybody)):
             event.wait(max(0.0, deadline - time.monotonic()))
 
     def picture(self) -> dict[str, Any]:
         """The newest; made now where there is none yet."""
         newest = self._newest
         return self.look() if newest is None else newest
+
+    @property
+    def dead_letters_end(self) -> int | None:
+        """Where the topic of dead letters ends; None where the broker has not told."""
+        ends = self._broker.answer.value
+        return None if ends is None else ends.dead_letters_end
 
     @property
     def has_looked(self) -> bool:
@@ -135,8 +133,8 @@ class Sampler:
             self._stop.wait(PICTURE_SECONDS)
 
 
-def one_look(config: Config) -> dict[str, Any]:
+def one_look(watched: Watched) -> dict[str, Any]:
     """One picture, when everybody has answered or had 5 s to."""
-    with Sampler(config) as sampler:
+    with Sampler(watched) as sampler:
         sampler.wait_for_all()
         return sampler.look()

@@ -6,7 +6,6 @@ judge, and to write: every session is read-only.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +17,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec  # what `admin` re-exp
 from psycopg import sql
 
 from cdc.slot_room import SlotRoom
-from ops.config import Config
 from ops.dsn import with_options
 from ops.monitor.facts import Ends, Gap, Progress, SinkFacts, Slot
+from ops.monitor.watched import Watched
 from ops.topics import admin_client
 
 LIMIT_SECONDS: Final = 3
@@ -55,15 +54,9 @@ WHERE slot_name = %s
 """
 
 
-def sink_dsn(config: Config) -> str:
-    """The sink's connection string for readers of CDRs, read-only and with time limits.
-
-    Raises:
-        ConfigError: The sink is not configured.
-    """
-    own = config.dashboard.dsn
-    dsn = config.sink_dsn() if own is None else own.get_secret_value()
-    return with_options(dsn, f"{READ_ONLY} -c search_path={config.sink.schema_name}")
+def sink_dsn(watched: Watched) -> str:
+    """The sink's connection string for readers of CDRs, read-only and with time limits."""
+    return with_options(watched.sink_dsn, f"{READ_ONLY} -c search_path={watched.sink_schema}")
 
 
 class Reconnecting:
@@ -95,10 +88,10 @@ class Reconnecting:
             raise
 
 
-def ask_sink(config: Config) -> Callable[[], SinkFacts]:
+def ask_sink(watched: Watched) -> Callable[[], SinkFacts]:
     """Progress, gaps, and how many are talking."""
-    connected = Reconnecting(sink_dsn(config), "cdrstream status")
-    topic = config.kafka.events_topic
+    connected = Reconnecting(sink_dsn(watched), "cdrstream status")
+    topic = watched.broker.events_topic
 
     def read(connection: psycopg.Connection[Any]) -> SinkFacts:
         progress = tuple(Progress(*row) for row in connection.execute(_PROGRESS, (topic,)))
@@ -112,11 +105,11 @@ def ask_sink(config: Config) -> Callable[[], SinkFacts]:
     return lambda: connected(read)
 
 
-def ask_broker(config: Config) -> Callable[[], Ends]:
+def ask_broker(watched: Watched) -> Callable[[], Ends]:
     """Where the partitions begin and end, in one pass, and how many dead letters there are."""
-    admin = admin_client(config.kafka, LIMIT_SECONDS)
-    events = config.kafka.events_topic
-    partitions = [TopicPartition(events, number) for number in range(config.kafka.partitions)]
+    admin = admin_client(watched.broker, LIMIT_SECONDS)
+    events = watched.broker.events_topic
+    partitions = [TopicPartition(events, number) for number in range(watched.broker.partitions)]
     dead = TopicPartition(f"{events}.dead-letter", 0)
 
     earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
@@ -132,21 +125,16 @@ def ask_broker(config: Config) -> Callable[[], Ends]:
         return Ends(
             {each.partition: (begins[each], ends[each]) for each in partitions},
             ends[dead] - begins[dead],
+            ends[dead],
         )
 
     return read
 
 
-def slot_name(server: str, told: str | None) -> str:
-    """What the reader calls its slot where it is told nothing else."""
-    return told or "cdrstream_" + re.sub(r"[^a-z0-9_]", "_", server.lower())[:53]
-
-
-def ask_slot(config: Config, server: str) -> Callable[[], Slot]:
+def ask_slot(watched: Watched, server: str) -> Callable[[], Slot]:
     """A server's slot, asked of the server: its reader may be away."""
-    section = config.server(server)
-    dsn = with_options(section.dsn.get_secret_value(), READ_ONLY)
-    name = slot_name(server, section.slot)
+    dsn = with_options(watched.server_dsns[server], READ_ONLY)
+    name = watched.rules.slots[server]
     connected = Reconnecting(dsn, "cdrstream status")
 
     room = SlotRoom(0.0)

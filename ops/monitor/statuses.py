@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from ops.config_sections import Kafka
-from ops.librdkafka import silent_log
+from ops.librdkafka import Clients, silent_log
 from ops.monitor.facts import Told
 
 _BEGINNING: Final = -2
@@ -36,7 +35,7 @@ class Past(NamedTuple):
 class StatusTail:
     """Follows the topic until `stop`."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Clients) -> None:
         self._consumer = Consumer(
             {
                 **kafka.client_properties(),

@@ -99,7 +99,7 @@ def _show_call(
     config: Config, connection: Connection, replay: Replay, call_id: str, *, as_json: bool
 ) -> None:
     from ops.explain import render  # noqa: PLC0415  on demand
-    from ops.explain_command import from_sink  # noqa: PLC0415  on demand
+    from ops.explain_sink import from_sink  # noqa: PLC0415  on demand
 
     _has_tables(connection, replay)
     found = list(comparing.changes(connection, replay.id, call_id=call_id))

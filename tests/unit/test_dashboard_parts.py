@@ -23,6 +23,7 @@ from ops.dashboard.ladder import ROWS_MAX, ladder
 from ops.dashboard.replays import progress, records, summary
 from ops.dashboard.runbook import rendered
 from ops.dashboard.scan import partition_of
+from ops.dashboard.serving import Door
 from ops.dashboard.text import hider, moment, short, shown, with_times
 from ops.errors import ConfigError
 
@@ -318,7 +319,7 @@ def client(**settings: Any) -> Web:
         return PlainTextResponse("secret")
 
     app = Starlette(routes=[Route("/", page), Route("/login", page, methods=["GET"])])
-    return Web(Access(app, Dashboard(**settings), "127.0.0.1"))
+    return Web(Access(app, Door(**settings), "127.0.0.1"))
 
 
 def test_every_answer_has_the_headers() -> None:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from ops.errors import ConfigError
-from ops.export import ALL_COLUMNS, COLUMNS, csv_lines, guarded, json_lines, moment
+from ops.export import ALL_COLUMNS, COLUMNS, csv_lines, guarded, json_lines
+from ops.moments import moment
 
 ROW = (
     '=HYPERLINK("http://x") <sip:1@x>',

@@ -28,8 +28,8 @@ from ops.dashboard import metrics as dashboard_metrics
 from ops.errors import ConfigError
 from ops.metrics_http import MetricsServer, served
 from ops.monitor import headline
+from ops.pulse import Pulse
 from ops.replay import metrics as replay_metrics
-from ops.services import Pulse
 from stream_app import metrics as worker_metrics
 from stream_app.metrics import Counted, WorkerCollector, count_effect
 from tests.calls import beat, events, processor, row
@@ -309,7 +309,7 @@ async def test_a_loop_that_hangs_is_seen_from_a_thread(monkeypatch: pytest.Monke
     beating = asyncio.ensure_future(pulse.beat_for_ever())
     await asyncio.sleep(0)
     assert pulse.alive()
-    monkeypatch.setattr("ops.services.ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr("ops.pulse.ALIVE_SECONDS", -1.0)
     assert not pulse.alive()
     beating.cancel()
 
