@@ -11,10 +11,12 @@ import getpass
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 import typer
 
+import ops
 from ops.dashboard.address import check_address, hash_password
 from ops.dashboard.serving import Serving
 from ops.errors import ConfigError
@@ -54,10 +56,18 @@ def run(invocation: Invocation, listen: str | None) -> None:
     handed = _anonymous_file(serving.to_bytes())
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(  # noqa: S606  ourselves, with arguments of our own
+    os.execve(  # noqa: S606  ourselves, with arguments of our own
         sys.executable,
-        [sys.executable, "-m", PROGRAM, str(handed), str(sock.fileno()), *sys.argv[1:]],
+        # -P: what happens to lie in the working directory is no program of ours.
+        [sys.executable, "-P", "-m", PROGRAM, str(handed), str(sock.fileno()), *sys.argv[1:]],
+        {**os.environ, "PYTHONPATH": _python_path()},
     )
+
+
+def _python_path() -> str:
+    """These sources, behind what this process was told to take first."""
+    sources = str(Path(ops.__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sources)))
 
 
 def _anonymous_file(content: bytes) -> int:
