@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ops.demo_kamailio.plan import DEAD, NOWHERE, Phone, PlannedCall
+from ops.demo_kamailio.plan import (
+    DEAD,
+    FORWARDS,
+    HALF_DEAD,
+    NOWHERE,
+    PHONES,
+    Phone,
+    PlannedCall,
+)
 from ops.demo_kamailio.proxy import EXAMPLE
 from ops.errors import OpsError
 from ops.stack import ports
@@ -98,12 +106,14 @@ class Phones:
             OpsError: It does not take it.
         """
         lines = [
-            f"{user};{port}"
+            f"{user};{port};{user}"
             for phone, port in self._registered
             if proxy in phone.proxies
             for user in phone.users
         ]
-        lines.append(f"{DEAD};{self._port_of(NOWHERE)}")
+        nowhere = self._port_of(NOWHERE)
+        lines += [f"{DEAD};{nowhere};{DEAD}", f"{HALF_DEAD};{nowhere};{HALF_DEAD}"]
+        lines.append(f"{FORWARDS};{self._proxies[proxy]};{PHONES[0].users[0]}")
         name = f"register-{proxy}"
         table = self._folder / f"{name}.csv"
         table.write_text("\n".join(["SEQUENTIAL", *lines]) + "\n")

@@ -84,7 +84,7 @@ class Place:
 
 @contextmanager
 def settled(servers: Stack) -> Iterator[Place]:
-    """A folder and the configuration for servers that run; the folder stays when something fails."""
+    """A folder and the configuration for servers that run; it stays when something fails."""
     folder = Path(tempfile.mkdtemp(prefix="cdrstream-kamailio-"))
     config = folder / "cdrstream.toml"
     readers = {name: servers[name].dsn_for(user="cdr_reader") for name in CLOCKS}

@@ -21,6 +21,8 @@ LATENESS_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 0.3  # how long phones ring
 NOWHERE: Final = "nowhere"
 DEAD: Final = "dead"  # a user whose phone is registered and gone
+HALF_DEAD: Final = "half-dead"  # one of his two phones is
+FORWARDS: Final = "forwards"  # to the first phone's user: his calls come by the proxy twice
 
 _HOSTILE: Final = (
     '"Robert\'); DROP TABLE call_state_events;-- \\" $(var{s.sql}) $ru %s %n ${x} \u00fc\u4e2d'
@@ -82,7 +84,7 @@ PHONES: Final = (
     Phone("phone_answers", ("far",), proxies=("b",)),
     Phone("phone_too_late", ("twice",)),
     Phone("phone_forgets", ("forgets",)),
-    Phone("phone_busy", ("busy",)),
+    Phone("phone_busy", ("busy", HALF_DEAD)),
     Phone("phone_rings", ("rings", "both")),
     Phone("phone_hangs_up", ("hangs-up",), seconds=1.0),
     Phone("phone_transfers", ("transfers",), seconds=0.6),
@@ -100,6 +102,8 @@ CALLS: Final = (
     PlannedCall("busy", "call_refused", "busy"),
     PlannedCall("unknown-user", "call_refused", "nobody"),
     PlannedCall("phone-dead", "call_refused", DEAD),
+    PlannedCall("forked-busy-and-dead", "call_refused", HALF_DEAD),
+    PlannedCall("forwarded", "call_talk", FORWARDS),
     PlannedCall("cancelled", "call_cancel", "rings"),
     PlannedCall("forked", "call_talk", "both"),
     PlannedCall("forked-other-clock", "call_talk", "both", proxy="b"),

@@ -11,7 +11,7 @@ import pytest
 from ops.config_sources import load
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import SCENARIOS
-from ops.demo_kamailio.plan import ALL_CALLS, DEAD, PHONES, TOLERANCE_MS, config_text
+from ops.demo_kamailio.plan import ALL_CALLS, DEAD, FORWARDS, PHONES, TOLERANCE_MS, config_text
 from ops.demo_kamailio.play import Outcome
 from ops.demo_kamailio.proxy import EXAMPLE, local_config
 from ops.demo_kamailio.sip_log import SipMessage, parse_log
@@ -229,7 +229,7 @@ def test_the_plan_names_scenarios_and_users_that_are_there():
     for name in [call.scenario for call in ALL_CALLS] + [phone.scenario for phone in PHONES]:
         ElementTree.parse(SCENARIOS / f"{name}.xml")
     users = {user for phone in PHONES for user in phone.users}
-    assert {call.user for call in ALL_CALLS} - users == {"nobody", DEAD}
+    assert {call.user for call in ALL_CALLS} - users == {"nobody", DEAD, FORWARDS}
     assert len({call.call_id for call in ALL_CALLS}) == len(ALL_CALLS)
     used = {call.scenario for call in ALL_CALLS} | {phone.scenario for phone in PHONES}
     assert {path.stem for path in SCENARIOS.glob("*.xml")} == used | {"register"}
