@@ -20,6 +20,7 @@ from ops.demo_kamailio.plan import (
     HALF_DEAD,
     NOWHERE,
     PHONES,
+    SPREAD,
     Phone,
     PlannedCall,
 )
@@ -114,6 +115,8 @@ class Phones:
         nowhere = self._port_of(NOWHERE)
         lines += [f"{DEAD};{nowhere};{DEAD}", f"{HALF_DEAD};{nowhere};{HALF_DEAD}"]
         lines.append(f"{FORWARDS};{self._proxies[proxy]};{PHONES[0].users[0]}")
+        if proxy == "a":
+            lines += [f"{user};{self._proxies['b']};busy" for user in SPREAD]
         name = f"register-{proxy}"
         table = self._folder / f"{name}.csv"
         table.write_text("\n".join(["SEQUENTIAL", *lines]) + "\n")

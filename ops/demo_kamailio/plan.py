@@ -23,6 +23,7 @@ NOWHERE: Final = "nowhere"
 DEAD: Final = "dead"  # a user whose phone is registered and gone
 HALF_DEAD: Final = "half-dead"  # one of his two phones is
 FORWARDS: Final = "forwards"  # to the first phone's user: his calls come by the proxy twice
+SPREAD: Final = ("spread", "spread-rings")  # proxy a also asks proxy b, whose phone is busy
 
 _HOSTILE: Final = (
     '"Robert\'); DROP TABLE call_state_events;-- \\" $(var{s.sql}) $ru %s %n ${x} \u00fc\u4e2d'
@@ -80,12 +81,12 @@ class PlannedCall:
 
 
 PHONES: Final = (
-    Phone("phone_answers", ("answers", "both", "twice", "third")),
+    Phone("phone_answers", ("answers", "both", "twice", "third", "spread")),
     Phone("phone_answers", ("far",), proxies=("b",)),
     Phone("phone_too_late", ("twice",)),
     Phone("phone_forgets", ("forgets",)),
     Phone("phone_busy", ("busy", HALF_DEAD)),
-    Phone("phone_rings", ("rings", "both")),
+    Phone("phone_rings", ("rings", "both", "spread-rings")),
     Phone("phone_hangs_up", ("hangs-up",), seconds=1.0),
     Phone("phone_transfers", ("transfers",), seconds=0.6),
     Phone("phone_challenges", ("challenges",)),
@@ -107,6 +108,8 @@ CALLS: Final = (
     PlannedCall("cancelled", "call_cancel", "rings"),
     PlannedCall("forked", "call_talk", "both"),
     PlannedCall("forked-other-clock", "call_talk", "both", proxy="b"),
+    PlannedCall("forked-over-both", "call_talk", "spread"),
+    PlannedCall("forked-over-both-cancelled", "call_cancel", "spread-rings"),
     PlannedCall("two-answers", "call_two_answers", "twice"),
     PlannedCall("callee-hangs-up", "call_until_bye", "hangs-up"),
     PlannedCall("held", "call_hold", "answers", seconds=0.6),
