@@ -30,7 +30,7 @@ SELECT call_id FROM (
         (SELECT least(100, 100 * %(rows)s / greatest(reltuples, %(rows)s)) FROM pg_class
          WHERE oid = 'cdr_provenance'::regclass))
     WHERE hidden_reason IS NULL AND position(';' IN call_id) = 0 LIMIT %(rows)s
-) AS some ORDER BY random() LIMIT %(calls)s
+) AS sampled ORDER BY random() LIMIT %(calls)s
 """
 
 
