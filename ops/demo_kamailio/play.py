@@ -32,7 +32,7 @@ from ops.demo_kamailio.plan import (
     REFERENCE,
     TOLERANCE_MS,
 )
-from ops.demo_kamailio.proxy import Proxy
+from ops.demo_kamailio.proxy import EXAMPLE, Proxy
 from ops.demo_kamailio.sip_log import read_log
 from ops.demo_kamailio.witness import answered_after_seconds, truth_of
 from ops.errors import OpsError
@@ -84,6 +84,8 @@ def run(*, keep: bool = False) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - begun:5.1f} s  {text}", flush=True)
 
+    if not EXAMPLE.is_dir():
+        raise OpsError(f"there is no {EXAMPLE}", "run it in the source tree: make demo-kamailio")
     with _terminates(), ExitStack() as stack:
         clocks = {name: clock for name, clock in CLOCKS.items() if clock}
         say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")

@@ -105,10 +105,12 @@ def find_sip() -> Sip:
     for own in sorted(Path("/usr").glob(_KAMAILIO_MODULES)):
         if kamailio and sipp and (own / "db_postgres.so").is_file():
             return Sip(Path(kamailio), own, Path(sipp))
-    root = _unpacked("sip", _SIP, with_needed=True) / "usr"
-    modules = next(iter(sorted(root.glob(_KAMAILIO_MODULES))))
-    libraries = (modules.parent, *sorted((root / "lib").glob("*-linux-gnu")))
-    return Sip(root / "sbin/kamailio", modules, root / "bin/sipp", libraries)
+    root = _unpacked("kamailio", _SIP, with_needed=True)
+    modules = next(iter(sorted((root / "usr").glob(_KAMAILIO_MODULES))))
+    libraries = sorted((*root.glob("usr/lib/*-linux-gnu"), *root.glob("lib/*-linux-gnu")))
+    return Sip(
+        root / "usr/sbin/kamailio", modules, root / "usr/bin/sipp", (modules.parent, *libraries)
+    )
 
 
 _SIP: Final = ("kamailio", "kamailio-postgres-modules", "sip-tester")
