@@ -119,7 +119,7 @@ _KAMAILIO_MODULES: Final = "lib*/*-linux-gnu/kamailio/modules"
 
 def _unpacked(name: str, packages: Sequence[str], *, with_needed: bool) -> Path:
     if shutil.which("apt-get") is None:
-        raise StackError(f"there is no {name} on this machine", f"install {name}")
+        raise StackError(f"there is no {name} on this machine", f"install {', '.join(packages)}")
 
     def fetch(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
