@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running,
 # `make demo SECURE=1` has TLS, passwords and the least rights everywhere.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay chaos soak clean
+.PHONY: dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
 
 python := .venv/bin/python
 
@@ -58,7 +58,7 @@ soak: setup
 	  tests/integration/test_reader_soak.py $(ARGS)
 
 # All benchmarks, one after the other; each prints its targets beside its figures.
-bench: bench-resolve bench-reader bench-stream bench-replay
+bench: bench-resolve bench-reader bench-stream bench-replay bench-dashboard
 
 # The worker: backlog beside an ordinary Faust agent, delays, takeover of a dead worker's partitions,
 # two workers: make bench-stream ARGS="--only latency --only takeover".
@@ -74,6 +74,10 @@ bench-replay: setup
 chaos: setup
 	@CHAOS_SEED=$(or $(SEED),1) CHAOS_SECONDS=$(or $(SECONDS),60) $(python) -m pytest -s \
 	  tests/integration/test_chaos.py $(ARGS)
+
+# What the dashboard takes with one viewer and a hundred, and how quick it is on a million CDRs.
+bench-dashboard: setup
+	@$(python) -m ops.bench.dashboard $(ARGS)
 
 # How fast `resolve` is, and how much memory a row takes: make bench-resolve ARGS="--rows 2000000".
 bench-resolve: setup

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from prometheus_client.parser import text_string_to_metric_families
 
 from ops.stack import Stack
 from tests.cli_kit import admins, cdrstream, service, until
@@ -208,6 +209,17 @@ def _until_streaming(made: Site) -> None:
         return reading and measured and picture["visible"]["through"] is not None
 
     until(fine, 60)
+
+
+def samples(port: int) -> dict[tuple[str, ...], float]:
+    """What a process exposes: name and label values to value."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def told(condition: Callable[[], object], seconds: float) -> float:

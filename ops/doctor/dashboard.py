@@ -130,6 +130,8 @@ def ask(section: Dashboard) -> Answer | None:
         http.client.HTTPException: The same.
     """
     host, port = check_address(section, section.listen)
+    if port == 0:  # a free one, which nobody knows from here
+        return None
     if is_any(host):
         host = "::1" if ":" in host else "127.0.0.1"
     if section.tls_certificate:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.cli_kit import cdrstream
-from tests.site_kit import HOSTILE, Site, row, whole_call
+from tests.site_kit import HOSTILE, Site, row, samples, whole_call
 
 from .conftest import Opened
 
@@ -324,6 +324,11 @@ def test_a_replay_is_shown_with_what_it_found(opened: Opened, installation: Site
     expect(changed).to_contain_text(call)
     expect(changed).to_contain_text("end_time")
     expect(changed).to_contain_text("32 s → 2 s")
+    told = samples(installation.told_port("dashboard", "metrics_served"))
+    assert told["cdrstream_replay_differences", "changed"] == 1
+    assert told["cdrstream_replay_differences", "same"] > 50
+    assert told["cdrstream_replay_records_total",] == told["cdrstream_replay_records_expected",]
+    assert time.time() - told["cdrstream_replay_last_success_timestamp_seconds",] < 120
 
 
 def test_wrong_searches_are_answered(opened: Opened) -> None:

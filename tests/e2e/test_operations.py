@@ -20,27 +20,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from ops.export import ALL_COLUMNS, COLUMNS
 from tests.cli_kit import cdrstream, environment, service, until
-from tests.site_kit import Site, whole_call
+from tests.site_kit import Site, row, samples, whole_call
 
 STATUS_SECONDS = 2.0  # how old a status may be
 HEARTBEAT_SECONDS = 1.0
 FLOOR_SECONDS = 2.0  # lateness and heartbeat, as the site is configured
 VIEWERS = 100
 RSS_MAX_KIB = 80 * 1024
-
-
-def samples(port: int) -> dict[tuple[str, ...], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def metrics(site: Site, name: str) -> dict[tuple[str, ...], float]:
@@ -148,8 +137,53 @@ def test_rows_are_counted_as_they_were_written(calm: Site) -> None:
         20,
     )
     told = metrics(calm, "worker")
+    assert told["cdrstream_stream_calls_told_total", "bye"] >= 20
+    assert told["cdrstream_stream_recovery_remaining_records",] == 0
     assert told["cdrstream_sink_end_to_visible_seconds_count",] >= 20
     assert told["cdrstream_stream_held_records",] < 200
+
+
+def test_the_oldest_call_is_the_one_that_talks_longest(calm: Site) -> None:
+    calm.put(
+        [row("hours@example.com", "R", 9_000), row("hours@example.com", "S", 8_990, to_tag="t")]
+    )
+
+    def began() -> float:
+        told = metrics(calm, "worker")
+        return time.time() - told.get(("cdrstream_stream_oldest_call_timestamp_seconds",), 0.0)
+
+    until(lambda: 8_990 < began() < 9_100, 20)
+    told = calm.picture
+    until(lambda: 8_990 < told()["at"] - (told()["sink"]["oldest_call"] or 0) < 9_100, 20)
+    calm.put([row("hours@example.com", "E", to_tag="t", cseq=2)])
+    until(lambda: began() < 8_000, 20)
+
+
+def test_the_way_to_kafka_is_measured_by_the_servers_own_clock(calm: Site) -> None:
+    """b's clock is 5.5 s behind: taken for the process's, each row would seem that old."""
+
+    def told() -> tuple[float, float]:
+        name = "cdrstream_reader_commit_to_ack_seconds"
+        found = metrics(calm, "reader-b")
+        return found.get((f"{name}_count", "b"), 0.0), found.get((f"{name}_sum", "b"), 0.0)
+
+    before, seconds = told()
+    for number in range(5):
+        calm.put(whole_call(f"way-{number}@example.com"), server="b")
+    until(lambda: told()[0] > before, 20)
+    count, total = told()
+    assert 0 < (total - seconds) / (count - before) < 2.0
+
+
+def test_calls_tell_of_clocks_what_the_probe_tells(calm: Site) -> None:
+    """The call over both servers was whole before b's clock was ever asked of it."""
+    offset, error = (f"cdrstream_clock_traffic_{what}_seconds" for what in ("offset", "error"))
+    until(lambda: (offset, "b") in metrics(calm, "worker"), 30)
+    told = metrics(calm, "worker")
+    probe = metrics(calm, "reader-b")["cdrstream_clock_offset_seconds", "b"]
+    assert probe == pytest.approx(-5.5, abs=0.1)
+    assert abs(told[offset, "b"] - probe) <= told[error, "b"] + 0.02
+    until(lambda: calm.picture()["servers"][1]["traffic"] is not None, 10)
 
 
 def test_health(calm: Site) -> None:

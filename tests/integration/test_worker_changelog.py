@@ -56,12 +56,15 @@ def test_what_is_sent_is_read_back(bed: Bed, outbox: Outbox) -> None:
     sent += [record(bed, n, PARTITION_KEY, b"state") for n in range(3)]
     assert outbox.send(sent) == len(sent)
     begun = time.monotonic()
-    restored = restore(bed.settings, [0, 1, 2, 3])
+    left: list[int] = []
+    restored = restore(bed.settings, [0, 1, 2, 3], tell_left=left.append)
     print(f"read back in {time.monotonic() - begun:.2f} s")
     assert sum(len(part.calls) for part in restored.values()) == 4_000
     assert restored[1].calls["call-1001"] == b"x" * 1_001
     assert [restored[n].state for n in range(4)] == [b"state", b"state", b"state", None]
     assert restore(bed.settings, []) == {}
+    assert (left[0], left[-1]) == (len(sent), 0)
+    assert left == sorted(left, reverse=True)
 
 
 def test_emptied_changelogs_do_not_hang(bed: Bed, outbox: Outbox) -> None:
