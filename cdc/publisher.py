@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from callstate.broker_words import advice_for, short
 from callstate.envelope import EVENT, KIND_HEADER, SERVER_HEADER
 from callstate.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
 from cdc.errors import CdcError, KafkaFatal
@@ -312,9 +313,9 @@ class Publisher:
             self._fail(KafkaFatal(error.str()))
         elif time.monotonic() - self._complained_at > _COMPLAIN_SECONDS:
             self._complained_at = time.monotonic()
-            logger.warning(
-                "kafka_error", extra={"server": self._settings.server, "reason": error.str()}
-            )
+            said = {"server": self._settings.server, "reason": short(error.str())}
+            advice = advice_for(error.str())
+            logger.warning("kafka_error", extra={**said, "advice": advice} if advice else said)
 
     def _fail(self, error: CdcError) -> None:
         if self.failure is None:

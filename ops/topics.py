@@ -6,6 +6,7 @@ changelog of the open calls belongs to the stream app, which makes it itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ops.librdkafka import Clients
 
 TIMEOUT_SECONDS: Final = 10.0
+_REACH_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +120,38 @@ def speaking_to(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Itera
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
-    telling, admin = Telling(), None
+    telling = Telling()
     try:
         admin = admin_client(kafka, timeout_seconds, telling)
+        _reach(admin, telling, timeout_seconds)
         yield admin
-    except KafkaException as error:
-        if admin is not None:
-            admin.poll(0)  # only here the client says why it did not get through
+    except (KafkaException, TimeoutError) as error:
         raise broker_away(kafka, error, telling) from error
+
+
+def _reach(admin: AdminClient, telling: Telling, timeout_seconds: float) -> None:
+    """Returns when the broker has answered; ends early where it is known why it never will.
+
+    Raises:
+        KafkaException: It did not.
+    """
+    from confluent_kafka import KafkaException  # noqa: PLC0415
+
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            admin.list_topics(timeout=_REACH_SECONDS)
+        except KafkaException:
+            admin.poll(0)  # only here the client says why it did not get through
+            if telling.advice or time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def broker_away(kafka: Kafka, error: Exception, telling: Telling | None = None) -> OpsError:
     """What to say where the broker cannot be spoken to."""
-    detail: Any = error.args[0] if error.args else error
+    detail: Any = error.args[0] if error.args else "no answer in time"
     text = detail.str() if hasattr(detail, "str") else str(detail)
     if telling is not None and telling.advice:
         text = telling.reason

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,24 +53,40 @@ def admins(servers: Sequence[PostgresServer]) -> list[str]:
     return [f"--admin-dsn={server.name}={server.dsn}" for server in servers]
 
 
-def cdrstream(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+def cdrstream(
+    *arguments: str,
+    config: Path | None = None,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, in a folder and with variables besides the usual."""
     return subprocess.run(
         _command(arguments, config),
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env=environment(),
+        cwd=cwd,
+        env={**environment(), **(environ or {})},
     )
 
 
 @contextmanager
-def service(*arguments: str, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def service(
+    *arguments: str,
+    config: Path,
+    log: Path,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
     """A service that is ended by SIGTERM at the end of the block, by SIGKILL if it must be."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            _command(arguments, config), stdout=output, stderr=output, env=environment()
+            _command(arguments, config),
+            stdout=output,
+            stderr=output,
+            cwd=cwd,
+            env={**environment(), **(environ or {})},
         )
     try:
         yield process

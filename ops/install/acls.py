@@ -7,14 +7,21 @@ write events and read none; a worker cannot write them; the pages and replays ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from callstate.topics import dead_letter_topic
 from ops.config import Config
 from ops.errors import OpsError, UsageError
 from ops.topics import TIMEOUT_SECONDS, speaking_to
+
+if TYPE_CHECKING:
+    from ops.config_sections import Kafka
+
+
+ADMIN_PROPERTIES: Final = "admin.properties"  # how Kafka's own tools get in
 
 
 class Role(StrEnum):
@@ -76,6 +83,8 @@ def rights(config: Config) -> list[Right]:
         (Role.REPLAY, events, read),
         (Role.REPLAY, references, read),
         (Role.DASHBOARD, events, read),
+        (Role.DASHBOARD, dead_letter_topic(events), read),
+        (Role.DASHBOARD, kafka.topic("cdrs"), read),
         (Role.DASHBOARD, status, read),
     )
     found = [Right(role, "topic", name, operations) for role, name, operations in topics]
@@ -103,13 +112,15 @@ def users(given: Sequence[str]) -> dict[Role, str]:
 
 def script(config: Config, named: Mapping[Role, str]) -> Iterator[str]:
     """The same for Kafka's own tool, a line each."""
-    server = config.kafka.bootstrap_servers
+    tool = f"kafka-acls.sh --bootstrap-server {config.kafka.bootstrap_servers}"
+    if config.kafka.security_protocol not in (None, "plaintext"):
+        tool += f" --command-config {ADMIN_PROPERTIES}"
     for right in rights(config):
         operations = " ".join(f"--operation {operation}" for operation in right.operations)
         pattern = " --resource-pattern-type prefixed" if right.prefixed else ""
         yield (
-            f"kafka-acls.sh --bootstrap-server {server} --add --allow-principal"
-            f" User:{named[right.role]} {operations} --{right.kind} {right.name}{pattern}"
+            f"{tool} --add --allow-principal User:{named[right.role]} {operations}"
+            f" --{right.kind} {right.name}{pattern}"
         )
 
 
@@ -119,7 +130,73 @@ def apply(config: Config, named: Mapping[Role, str]) -> int:
     Raises:
         OpsError: The broker is away, has no authorizer, or this user may not give rights.
     """
+    wanted = _bindings(config, named)
+    with speaking_to(config.kafka) as admin, as_allowed(config.kafka):
+        for future in admin.create_acls(wanted).values():
+            future.result(TIMEOUT_SECONDS)
+    return len(wanted)
+
+
+def differences(config: Config, named: Mapping[Role, str]) -> tuple[list[str], list[str]]:
+    """What the broker's ACLs lack, and what they give beyond need, in words.
+
+    Only what is given to the roles' users, or to everybody, is looked at.
+
+    Raises:
+        OpsError: The broker is away, has no authorizer, or this user may not look.
+    """
+    from confluent_kafka.admin import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        AclBindingFilter,
+        AclOperation,
+        AclPermissionType,
+        ResourcePatternType,
+        ResourceType,
+    )
+
+    any_name: Any = None
+    who = {*(f"User:{name}" for name in named.values()), "User:*"}
+    with speaking_to(config.kafka) as admin, as_allowed(config.kafka):
+        every = AclBindingFilter(
+            ResourceType.ANY,
+            any_name,
+            ResourcePatternType.ANY,
+            any_name,
+            any_name,
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        there = admin.describe_acls(every)
+        found = {_words(each) for each in there.result(TIMEOUT_SECONDS) if each.principal in who}
+    wanted = {_words(each) for each in _bindings(config, named)}
+    return sorted(wanted - found), sorted(found - wanted)
+
+
+@contextmanager
+def as_allowed(kafka: Kafka) -> Iterator[None]:
+    """What an administrator is told whom the broker does not let do this.
+
+    Raises:
+        OpsError: It has no authorizer, or this user may not.
+    """
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+
+    try:
+        yield
+    except KafkaException as error:
+        refusal = error.args[0]
+        if refusal.code() not in (
+            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+            KafkaError.SECURITY_DISABLED,
+        ):
+            raise
+        raise OpsError(
+            f"Kafka at {kafka.bootstrap_servers}: {refusal.str()}",
+            "has the broker an authorizer, and may this user alter the cluster?",
+        ) from error
+
+
+def _bindings(config: Config, named: Mapping[Role, str]) -> list[Any]:
+    """The rights as the client has them."""
     from confluent_kafka.admin import (  # type: ignore[attr-defined]  # noqa: PLC0415
         AclBinding,
         AclOperation,
@@ -128,9 +205,9 @@ def apply(config: Config, named: Mapping[Role, str]) -> int:
         ResourceType,
     )
 
-    bindings: list[Any] = [
+    return [
         AclBinding(
-            ResourceType.TOPIC if right.kind == "topic" else ResourceType.GROUP,
+            ResourceType[right.kind.upper()],
             right.name,
             ResourcePatternType.PREFIXED if right.prefixed else ResourcePatternType.LITERAL,
             f"User:{named[right.role]}",
@@ -141,19 +218,13 @@ def apply(config: Config, named: Mapping[Role, str]) -> int:
         for right in rights(config)
         for operation in right.operations
     ]
-    with speaking_to(config.kafka) as admin:
-        for future in admin.create_acls(bindings).values():
-            try:
-                future.result(TIMEOUT_SECONDS)
-            except KafkaException as error:
-                refusal = error.args[0]
-                if refusal.code() not in (
-                    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-                    KafkaError.SECURITY_DISABLED,
-                ):
-                    raise
-                raise OpsError(
-                    f"Kafka at {config.kafka.bootstrap_servers}: {refusal.str()}",
-                    "has the broker an authorizer, and may this user alter the cluster?",
-                ) from error
-    return len(bindings)
+
+
+def _words(binding: Any) -> str:
+    prefixed = "" if binding.resource_pattern_type.name == "LITERAL" else "*"
+    allowed = "" if binding.permission_type.name == "ALLOW" else "not "
+    from_host = "" if binding.host == "*" else f" from {binding.host}"
+    return (
+        f"{binding.principal} may {allowed}{binding.operation.name} {binding.restype.name}"
+        f" {binding.name}{prefixed}{from_host}"
+    )

@@ -1,7 +1,7 @@
 """A certificate authority for trying TLS out, made by `openssl`.
 
 Owns the files. Refuses to be more than a try: keys are not encrypted, certificates end after 30
-days, and nobody should trust what it signs beyond a test.
+days, and nobody should trust what it signs beyond a test. Nothing that is there is overwritten.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from typing import Final
 from ops.errors import OpsError, UsageError
 
 CA: Final = "ca"
+WARNING: Final = (
+    "FOR TRYING ONLY: keys without a password, an authority beside what it signed, all of it ends"
+    " in 30 days. Where calls are billed, take certificates of your own authority."
+)
 _DAYS: Final = "30"
 _KEY: Final = ("-newkey", "rsa:2048", "-nodes")
 
@@ -29,11 +33,17 @@ def issue(folder: Path, hosts: list[str]) -> list[Path]:
 
     Raises:
         UsageError: A host that cannot be one.
-        OpsError: There is no openssl, or it fails.
+        OpsError: There is no openssl, or it fails; or a host has its files already.
     """
     if shutil.which("openssl") is None:
         raise OpsError("openssl is not installed", "sudo apt-get install -y openssl")
     wanted = [_alternatives(host) for host in hosts]
+    for name, _ in wanted:
+        for path in (folder / f"{name}.pem", folder / f"{name}.key"):
+            if path.exists():
+                raise OpsError(
+                    f"{path} is there already", "remove it first, or make another folder"
+                )
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "ca.pem").exists():
         _openssl(
@@ -56,8 +66,8 @@ def issue(folder: Path, hosts: list[str]) -> list[Path]:
         for leftover in (f"{name}.ext", f"{name}.csr"):
             (folder / leftover).unlink()
         made += [folder / f"{name}.pem", folder / f"{name}.key"]
-    for key in folder.glob("*.key"):
-        key.chmod(0o600)
+    for path in made:
+        path.chmod(0o600 if path.suffix == ".key" else 0o644)
     return made
 
 
@@ -79,7 +89,12 @@ def _alternative(name: str) -> str:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     told = subprocess.run(
-        ["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        ["openssl", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o077,  # no key can ever be read by others, not even while it is made
     )
     if told.returncode:
         raise OpsError(f"openssl {arguments[0]}: {told.stderr.strip().splitlines()[-1:]}")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ops.errors import EXIT_FAILED
 from ops.invocation import Invocation, command
 
 AdminDsnOption = Annotated[
@@ -125,15 +126,43 @@ def acls(
     give: Annotated[
         bool, typer.Option("--apply", help="Give them, as a user who may; default: print them.")
     ] = False,
+    make_users: Annotated[
+        Path | None,
+        typer.Option(
+            "--make-users",
+            metavar="DIR",
+            help="First make the users that are missing; DIR/NAME.env gets each one's login.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare with what the broker has; exit code 1 if it differs."
+        ),
+    ] = False,
 ) -> None:
-    """Print, or give, the least rights at the broker that each role needs."""
-    from ops.install.acls import apply, script, users  # noqa: PLC0415
+    """Print, give or check the least rights at the broker that each role needs."""
+    from ops.install import acls as rights  # noqa: PLC0415
+    from ops.install import broker_users  # noqa: PLC0415
 
-    named = users(user or ())
+    config, named = invocation.config, rights.users(user or ())
+    if make_users is not None:
+        for name, made in broker_users.make_users(config, list(named.values()), make_users):
+            typer.echo(f"made user {name}: {make_users / name}.env" if made else f"{name} is there")
     if give:
-        typer.echo(f"{apply(invocation.config, named)} rights are there")
+        typer.echo(f"{rights.apply(config, named)} rights are there")
+    if check:
+        missing, more = rights.differences(config, named)
+        for words in missing:
+            typer.echo(f"missing  {words}")
+        for words in more:
+            typer.echo(f"too much  {words}")
+        if missing or more:
+            raise typer.Exit(EXIT_FAILED)
+        typer.echo("the broker gives what is needed, and no more")
+    if give or check or make_users is not None:
         return
-    for line in script(invocation.config, named):
+    for line in rights.script(config, named):
         typer.echo(line)
 
 
@@ -147,10 +176,11 @@ def test_ca(
     ],
 ) -> None:
     """Make a certificate authority and certificates, to try TLS out; for nothing else."""
-    from ops.install.authority import issue  # noqa: PLC0415
+    from ops.install.authority import WARNING, issue  # noqa: PLC0415
 
     for path in issue(folder, host):
         typer.echo(str(path))
+    typer.echo(WARNING, err=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,131 +1,149 @@
-"""The whole path with TLS, passwords and the least rights, made by the commands that docs name."""
+"""The whole path with TLS, passwords and the least rights, made by what docs/security.md says."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
 )
+from psycopg.conninfo import make_conninfo
 
+from ops.config_sources import load
+from ops.demo.doors import of_kafka, of_postgres
+from ops.demo.forbidden import at_the_broker, at_the_database
 from ops.install.acls import Role
-from ops.stack import PostgresServer, ServerSpec, Stack
-from ops.stack.kafka import BrokerSpec, Listener
-from tests.cli_kit import cdrstream, service, until
+from ops.install.authority import issue
+from ops.stack import BrokerSecurity, BrokerSpec, Certificate, ServerSpec, Stack
+from tests.cli_kit import cdrstream, environment, service, until
 from tests.streaming import call_rows
 
 pytestmark = pytest.mark.timeout(240)
 
-PASSWORD = "a-secret-of-the-test"
+GUIDE = (Path(__file__).resolve().parents[2] / "docs/security.md").read_text()
+SUPERUSER_SECRET = "superuser-hush-5d1"
+ADMIN_SECRET = "admin-hush-8c4"
+PLACEHOLDERS = ("of-the-reader", "of-the-writer", "of-the-pages")
+DAY = ("--from", "2024-03-04T00:00:00Z", "--to", "2024-03-05T00:00:00Z")
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    folder = tmp_path / "authority"
-    told = cdrstream(
-        "test-ca", str(folder), "--host", "broker,127.0.0.1", "--host", "postgres,127.0.0.1"
+@dataclass(slots=True)
+class Place:
+    """A folder in which the guide was followed, and the closed stack that it was followed with."""
+
+    folder: Path
+    stack: Stack
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def follow(self, block: str) -> subprocess.CompletedProcess[str]:
+        """Types what stands in the guide."""
+        told = typed(block, self.folder, {**self.environ, **self.login("admin")})
+        assert told.returncode == 0, told.stdout + told.stderr
+        return told
+
+    def login(self, role: str) -> dict[str, str]:
+        """A role's way into the broker, from the file that was made of it."""
+        if role == "admin":
+            return {"CDRSTREAM_KAFKA__SASL_PASSWORD": ADMIN_SECRET}
+        lines = (self.folder / "users" / f"cdrstream-{role}.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def as_role(self, role: str, file: str | None = None) -> dict[str, object]:
+        """How a command is run as a role: arguments of `cdrstream` and `service`."""
+        return {
+            "config": Path(f"{file or role}.toml"),
+            "cwd": self.folder,
+            "environ": {**self.environ, **self.login(role)},
+        }
+
+    def properties(self, role: str) -> dict[str, str]:
+        """The same for a client of the broker."""
+        login = self.login(role)
+        return {
+            **self.stack.broker.client_properties(),
+            "sasl.username": login["CDRSTREAM_KAFKA__SASL_USERNAME"],
+            "sasl.password": login["CDRSTREAM_KAFKA__SASL_PASSWORD"],
+        }
+
+    def dsn(self, file: str) -> str:
+        """The connection that a role's file names, as seen from here."""
+        found = re.search(r'\ndsn = "(.*)"', (self.folder / f"{file}.toml").read_text())
+        assert found is not None
+        where = {"hostaddr": "127.0.0.1", "port": self.stack["a"].port}
+        return make_conninfo(found[1], **where, sslrootcert=str(self.folder / "tls/ca.pem"))
+
+    @property
+    def secrets(self) -> list[str]:
+        """All passwords that there are."""
+        roles = [self.login(role)["CDRSTREAM_KAFKA__SASL_PASSWORD"] for role in Role]
+        return [SUPERUSER_SECRET, ADMIN_SECRET, *PLACEHOLDERS, *roles]
+
+
+def typed(block: str, folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    (text,) = re.findall(rf"<!-- run: {block} -->\n```sh\n(.*?)```", GUIDE, re.DOTALL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", "-euc", text],
+        cwd=folder,
+        env={**environment(), **environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("guide")
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", GUIDE, re.DOTALL):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    told = typed("certificates", folder, {})
     assert told.returncode == 0, told.stderr
-    return folder
-
-
-@pytest.fixture
-def stack(authority: Path) -> Iterator[Stack]:
-    jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-    second = Listener(
-        "SASL_SSL",
-        {
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-            "scram-sha-512.sasl.jaas.config": jaas,
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.key": (authority / "broker.key").read_text(),
-            "ssl.keystore.certificate.chain": (authority / "broker.pem").read_text(),
-        },
+    tls = folder / "tls"
+    server = ServerSpec(
+        "a",
+        password=SUPERUSER_SECRET,
+        certificate=Certificate.of(tls, "db-a.example.com"),
+        settings={"log_statement": "all"},
     )
-    broker = BrokerSpec(
-        second=second,
-        short_lived=True,
-        settings={
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",  # of the plain listener: the administrator's
-        },
-    )
-    with Stack([ServerSpec("a", password=PASSWORD)], broker=broker) as running:
-        encrypt(running["a"], authority)
-        admin = running.broker.admin()
-        how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        wanted = [
-            UserScramCredentialUpsertion(f"cdrstream-{role}", how, PASSWORD.encode())
-            for role in Role
-        ]
-        for future in admin.alter_user_scram_credentials(wanted).values():
-            future.result(20)
-        yield running
+    security = BrokerSecurity(Certificate.of(tls, "kafka"), {"admin": ADMIN_SECRET})
+    with Stack([server], broker=BrokerSpec(short_lived=True, security=security)) as stack:
+        known = folder / "pgpass"
+        known.write_text(f"*:*:*:postgres:{SUPERUSER_SECRET}\n")
+        known.chmod(0o600)
+        made = Place(folder, stack)
+        made.environ |= {
+            "CDRSTREAM_KAFKA__BOOTSTRAP_SERVERS": stack.broker.bootstrap_servers,
+            "PGHOSTADDR": "127.0.0.1",  # the guide's names lead nowhere here
+            "PGPORT": str(stack["a"].port),
+            "PGPASSFILE": str(known),
+        }
+        made.follow("rights")
+        yield made
 
 
-def encrypt(server: PostgresServer, authority: Path) -> None:
-    """TLS and a password for everybody but the administrator of this machine."""
-    owner = server.data.stat()
-    for name in ("postgres.key", "postgres.pem"):
-        target = server.data / name
-        target.write_bytes((authority / name).read_bytes())
-        target.chmod(0o600)
-        os.chown(target, owner.st_uid, owner.st_gid)
-    (server.data / "pg_hba.conf").write_text(
-        "host all postgres 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
-    )
-    with server.connect() as conn:
-        conn.execute("alter system set ssl_cert_file = 'postgres.pem'")
-        conn.execute("alter system set ssl_key_file = 'postgres.key'")
-        conn.execute("alter system set ssl = on")
-        conn.execute("select pg_reload_conf()")
-
-
-def test_everything_works_with_the_least_rights(
-    stack: Stack, authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secure = f" sslmode=verify-full sslrootcert={authority}/ca.pem password={PASSWORD}"
-    reads = stack["a"].dsn_for(user="cdr_reader") + secure
-    writes = stack["a"].dsn_for(user="cdr_writer") + secure
-    common = (
-        f'[[servers]]\nname = "a"\ndsn = {json.dumps(reads)}\n[sink]\ndsn = {json.dumps(writes)}\n'
-        '[dashboard]\nlisten = "127.0.0.1:0"\n'
-    )
-
-    def config(role: str, *lines: str) -> Path:
-        path = tmp_path / f"{role}.toml"
-        path.write_text("\n".join(["[kafka]", "partitions = 2", *lines, common]))
-        return path
-
-    administrator = config("admin", f'bootstrap_servers = "{stack.broker.bootstrap_servers}"')
-    told = cdrstream("provision", f"--admin-dsn=a={stack['a'].dsn}", config=administrator)
-    assert told.returncode == 0, told.stdout + told.stderr
-    told = cdrstream("acls", "--apply", config=administrator)
-    assert told.returncode == 0, told.stderr
-    own = {
-        role: config(
-            role,
-            f'bootstrap_servers = "{stack.broker.second_bootstrap_servers}"',
-            'security_protocol = "sasl_ssl"',
-            'sasl_mechanism = "SCRAM-SHA-512"',
-            f'sasl_username = "cdrstream-{role}"',
-            f'sasl_password = "{PASSWORD}"',
-            f'ssl_ca_file = "{authority}/ca.pem"',
-        )
-        for role in map(str, Role)
-    }
-    logs = {role: tmp_path / f"{role}.log" for role in own}
-    with ExitStack() as running, stack["a"].connect() as a:
-        for role in ("reader", "worker", "dashboard"):
-            running.enter_context(service(role, config=own[role], log=logs[role]))
+def test_the_guide_works_and_nothing_tells_a_password(place: Place) -> None:
+    logs = {role: place.folder / f"{role}.log" for role in ("reader", "worker", "dashboard")}
+    with ExitStack() as running, place.stack["a"].connect() as a:
+        for role, log in logs.items():
+            listen = ("--listen", "127.0.0.1:0") if role == "dashboard" else ()
+            running.enter_context(service(role, *listen, log=log, **place.as_role(role)))
         for row in call_rows("c@h", 0):
             names = [column for column in row if column != "id"]
             holes = ", ".join(f"%({column})s" for column in names)
@@ -134,27 +152,198 @@ def test_everything_works_with_the_least_rights(
             )
         try:
             until(lambda: a.execute("SELECT FROM cdrs WHERE termination = 'C'").rowcount)
+            until(lambda: "dashboard: https://" in logs["dashboard"].read_text())
         except AssertionError as error:
             raise AssertionError(
-                {role: log.read_text()[-2000:] for role, log in logs.items() if log.exists()}
+                {role: log.read_text()[-2000:] for role, log in logs.items()}
             ) from error
         plain = a.execute(
-            "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
-            " WHERE NOT ssl AND usename LIKE 'cdr%'"
-        ).fetchone()
-        assert plain == (0,)
-        told = cdrstream("status", "--json", config=own["dashboard"])
-        assert told.returncode == 0, told.stderr
-        assert '"streaming"' in told.stdout, told.stdout
-        day = ("--from", "2024-03-04T00:00:00Z", "--to", "2024-03-05T00:00:00Z")
-        told = cdrstream("replay", *day, config=own["replay"])
-        assert told.returncode == 0, told.stdout + told.stderr
-        # And no more than that: the pages' user cannot put an event there.
-        rows = tmp_path / "rows.a.jsonl"
-        rows.write_text(json.dumps(call_rows("forged@h", 0)[0]) + "\n")
-        told = cdrstream("ingest", "--server", "a", str(rows), config=own["dashboard"])
-        assert told.returncode == 1, told.stdout
-        assert re.search("uthoriz|not allowed|denied|refuse", told.stderr), told.stderr
-    for log in logs.values():
-        if log.exists():
-            assert PASSWORD not in log.read_text()
+            "SELECT usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
+            " WHERE NOT ssl AND backend_type IN ('client backend', 'walsender')"
+        ).fetchall()
+        assert plain == []
+        told = place.follow("look")
+        assert "streaming" in told.stdout, told.stdout
+        replayed = cdrstream("replay", *DAY, **place.as_role("replay", "worker"))
+        assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+        listed = command_lines()
+    shown = cdrstream("config", "show", **place.as_role("admin")).stdout
+    said = {
+        **{role: log.read_text() for role, log in logs.items()},
+        "commands": told.stdout + told.stderr + replayed.stdout + replayed.stderr + shown,
+        "ps": listed,
+        "PostgreSQL": place.stack["a"].log.read_text(errors="replace"),
+        "Kafka": place.stack.broker.log.read_text(errors="replace"),
+    }
+    assert "CREATE ROLE" in said["PostgreSQL"], "statements are logged there"
+    for secret in place.secrets:
+        assert [who for who, text in said.items() if secret in text] == []
+
+
+def command_lines() -> str:
+    """What `ps` shows to everybody on this machine."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+            except OSError:
+                continue
+    return "\n".join(found)
+
+
+def test_logins_are_made_once_and_for_their_owner_alone(place: Place) -> None:
+    files = sorted((place.folder / "users").iterdir())
+    assert [path.name for path in files] == sorted(f"cdrstream-{role}.env" for role in Role)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    before = [path.read_text() for path in files]
+    told = cdrstream("acls", "--make-users", "users", **place.as_role("admin"))
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("is there") == len(Role)
+    assert [path.read_text() for path in files] == before
+    told = cdrstream(
+        "acls", "--make-users", "users", "--user", "reader=other", **place.as_role("admin")
+    )
+    assert "made user other" in told.stdout, told.stderr
+    (place.folder / "users/other.env").unlink()
+
+
+def test_everybody_is_refused_what_is_not_theirs(place: Place) -> None:
+    config = load(place.folder / "admin.toml", environ=place.environ).config
+    tries = at_the_broker(config, place.properties)
+    files = {"reader": "reader", "worker": "worker", "dashboard": "dashboard"}
+    tries += at_the_database({role: place.dsn(file) for role, file in files.items()})
+    assert len(tries) > 150
+    assert [attempt for attempt in tries if attempt.let_in] == []
+
+
+def test_an_act_that_is_allowed_is_noticed(place: Place) -> None:
+    """The test above can fail: an administrator is refused nothing."""
+    config = load(place.folder / "admin.toml", environ=place.environ).config
+    tries = at_the_broker(config, lambda _: place.stack.broker.client_properties())
+    written = {attempt.let_in for attempt in tries if attempt.what.startswith("write")}
+    assert "it was written" in written
+    assert "" not in written
+    tries = at_the_database({"reader": place.stack["a"].dsn})
+    assert "it was done" in {attempt.let_in for attempt in tries}
+
+
+def test_every_way_in_is_shut(place: Place) -> None:
+    stranger = place.folder / "stranger"
+    issue(stranger, [])
+    dsn = place.stack["a"].dsn
+    tries = [*of_postgres(dsn, stranger / "ca.pem")]
+    tries += of_kafka(place.stack.broker.client_properties(), stranger / "ca.pem")
+    assert len(tries) == 9
+    assert [attempt for each in tries if (attempt := each()).let_in] == []
+
+
+def test_rights_that_differ_are_named(place: Place) -> None:
+    admin = place.stack.broker.admin()
+    much = AclBinding(
+        ResourceType.TOPIC,
+        "sipx.cdrs",
+        ResourcePatternType.LITERAL,
+        "User:cdrstream-reader",
+        "*",
+        AclOperation.READ,
+        AclPermissionType.ALLOW,
+    )
+    admin.create_acls([much])[much].result(20)
+    gone = AclBindingFilter(
+        ResourceType.TOPIC,
+        "sipx.status",
+        ResourcePatternType.LITERAL,
+        "User:cdrstream-worker",
+        "*",
+        AclOperation.WRITE,
+        AclPermissionType.ALLOW,
+    )
+    admin.delete_acls([gone])[gone].result(20)
+    told = cdrstream("acls", "--check", **place.as_role("admin"))
+    assert told.returncode == 1
+    assert "too much  User:cdrstream-reader may READ TOPIC sipx.cdrs" in told.stdout
+    assert "missing  User:cdrstream-worker may WRITE TOPIC sipx.status" in told.stdout
+    assert len(told.stdout.splitlines()) == 2, told.stdout
+    same = AclBindingFilter(
+        ResourceType.TOPIC,
+        "sipx.cdrs",
+        ResourcePatternType.LITERAL,
+        "User:cdrstream-reader",
+        None,
+        AclOperation.READ,
+        AclPermissionType.ANY,
+    )
+    admin.delete_acls([same])[same].result(20)
+    told = cdrstream("acls", "--apply", "--check", **place.as_role("admin"))
+    assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says", "advice"),
+    [
+        ("kafka.ssl_ca_file=stranger.pem", "certificate verify failed", "ssl_ca_file must be"),
+        ("kafka.ssl_ca_file=none.pem", "ssl.ca.location", "PEM files that this user may read"),
+        ("kafka.bootstrap_servers={localhost}", "not valid for 'localhost'", "must name the"),
+        ("kafka.sasl_password=wrong-hush", "Authentication failed", "sasl_username"),
+        ("kafka.sasl_username=nobody", "Authentication failed", "sasl_username"),
+        ("kafka.sasl_mechanism=SCRAM-SHA-256", "Unsupported SASL mechanism", "sasl_mechanism"),
+        ("kafka.security_protocol=sasl_plaintext", "Broker transport failure", "security_protocol"),
+    ],
+    ids=["authority", "no authority", "name", "password", "user", "mechanism", "protocol"],
+)
+def test_what_is_wrong_at_the_broker_is_said_in_a_line(
+    place: Place, wrong: str, says: str, advice: str
+) -> None:
+    issue(place.folder / "another", [])
+    (place.folder / "stranger.pem").write_bytes((place.folder / "another/ca.pem").read_bytes())
+    here = place.stack.broker.bootstrap_servers.replace("127.0.0.1", "localhost")
+    wrong = wrong.format(localhost=here)
+    told = cdrstream("acls", "--check", "--set", wrong, **place.as_role("admin"))
+    assert told.returncode == 1
+    error, *more = told.stderr.splitlines()
+    assert error.startswith("error: Kafka at"), told.stderr
+    assert says in error
+    assert len(more) == 1, told.stderr
+    assert advice in more[0]
+    assert "hush" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says", "advice"),
+    [
+        ({"sslrootcert": "stranger.pem"}, "certificate verify failed", "sslrootcert"),
+        ({"sslrootcert": "none.pem"}, "does not exist", "sslrootcert"),
+        ({"host": "elsewhere.example"}, "does not match host name", "host in the DSN"),
+        ({"password": "wrong-hush"}, "password authentication failed", "password in the DSN"),
+        ({"sslmode": "disable"}, "no encryption", "sslmode=verify-full"),
+    ],
+    ids=["authority", "no authority", "name", "password", "in the clear"],
+)
+def test_what_is_wrong_at_the_server_is_said_in_a_line(
+    place: Place, wrong: dict[str, str], says: str, advice: str
+) -> None:
+    issue(place.folder / "another", [])
+    (place.folder / "stranger.pem").write_bytes((place.folder / "another/ca.pem").read_bytes())
+    dsn = make_conninfo(place.dsn("worker"), **wrong)
+    told = cdrstream("explain", "c@h", "--set", f"sink.dsn={dsn}", **place.as_role("worker"))
+    assert told.returncode == 1
+    error, *more = told.stderr.splitlines()
+    assert error.startswith("error: PostgreSQL"), told.stderr
+    assert says in error
+    assert len(more) == 1, told.stderr
+    assert advice in more[0]
+    assert "hush" not in told.stderr
+
+
+@pytest.mark.parametrize("role", ["reader", "worker"])
+def test_a_service_says_why_it_does_not_get_in(place: Place, role: str) -> None:
+    log = place.folder / f"refused-{role}.log"
+    how = place.as_role(role)
+    how["environ"] = {**place.environ, **place.login(role), "CDRSTREAM_KAFKA__SASL_PASSWORD": "x1"}
+    with service(role, log=log, **how) as process:
+        until(lambda: "check kafka.sasl_username and the password" in log.read_text())
+        assert process.poll() is None, "it goes on trying"
+    text = log.read_text()
+    assert "invalid credentials" in text
+    assert text.count("invalid credentials") <= 6, "it does not say so all the time"

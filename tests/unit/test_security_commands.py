@@ -70,6 +70,21 @@ def test_keys_are_their_owners_alone_and_the_authority_is_kept(folder):
     assert {path.suffix for path in folder.iterdir()} <= {".pem", ".key", ".srl"}
 
 
+def test_nothing_is_overwritten_and_it_says_what_it_is_for():
+    told = run("test-ca", "made", "--host", "kafka")
+    assert told.exit_code == 0
+    assert "FOR TRYING ONLY" in told.stderr
+    key = Path("made/kafka.key")
+    before = key.read_bytes()
+    told = run("test-ca", "made", "--host", "postgres", "--host", "kafka")
+    assert told.exit_code == 1
+    assert "is there already" in told.stderr
+    assert key.read_bytes() == before
+    assert not Path("made/postgres.key").exists(), "all or nothing"
+    assert "ENCRYPTED" not in key.read_text()
+    assert stat.S_IMODE(Path("made/kafka.pem").stat().st_mode) == 0o644
+
+
 @pytest.mark.parametrize("host", ["", "a b", "ca", "../x", "x,"])
 def test_what_is_no_host_is_refused(host):
     told = run("test-ca", "made", "--host", host)
@@ -92,6 +107,13 @@ def test_every_topic_is_written_by_who_must_and_read_by_who_needs_it():
         assert may == {"Read", "Describe"}
 
 
+def test_a_worker_may_read_the_changelog_of_another():
+    """Its client names a group of its own then: without the right partitions were never taken."""
+    config = Config()
+    groups = {each.name for each in rights(config) if (each.role, each.kind) == ("worker", "group")}
+    assert groups == {config.worker.group_id, f"{config.worker.group_id}-restore"}
+
+
 def test_rights_are_printed_for_kafkas_own_tool():
     told = run("acls", "--user", "reader=r1", "--set", "kafka.topic_prefix=x.")
     assert told.exit_code == 0
@@ -102,5 +124,9 @@ def test_rights_are_printed_for_kafkas_own_tool():
         for line in lines
     )
     assert any("User:cdrstream-worker --operation Read --group cdrstream" in line for line in lines)
+    assert not [line for line in lines if "--command-config" in line]
+    secure = ("--set", "kafka.security_protocol=ssl")
+    for line in run("acls", *secure).output.splitlines():
+        assert " --command-config admin.properties " in line
     assert run("acls", "--user", "nobody=x").exit_code == 2
     assert users(["worker=w"])[Role.WORKER] == "w"
