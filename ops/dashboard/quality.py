@@ -20,6 +20,8 @@ from ops.monitor.sources import Reconnecting, sink_dsn
 from ops.monitor.watched import Watched
 
 TRUST_ROWS: Final = 20_000
+MOVED_ROWS: Final = 2_000  # whose events are looked into
+MOVED_LEAST_SECONDS: Final = 0.1
 HOURS: Final = 24
 _RATIO: Final = 1.05  # of a bucket's end to its begin: medians of a day are right within 3 %
 _LEAST_SECONDS: Final = 0.01
@@ -66,6 +68,23 @@ _DOUBTFUL: Final = f"""
 SELECT call_id, start_time, termination, suspect, missing, late_events, revision, changed
 {_NEWEST} WHERE suspect OR missing <> '{{}}' OR late_events > 0
 ORDER BY start_time DESC LIMIT 50
+"""
+# By how much the clocks would have made durations wrong: what end and connect were moved by.
+_MOVED: Final = """
+SELECT count(*), count(*) FILTER (WHERE abs(moved) > %(least)s), max(abs(moved))
+FROM (SELECT call_id, connect_time, end_time FROM cdrs
+      WHERE start_time >= %(since)s AND start_time < %(until)s
+          AND connect_time IS NOT NULL AND end_time IS NOT NULL
+      ORDER BY start_time DESC LIMIT %(rows)s) AS newest
+    JOIN cdr_provenance USING (call_id)
+    CROSS JOIN LATERAL (
+        SELECT extract(epoch FROM max(at - raw) FILTER (WHERE kind = 'E' AND at = end_time)
+            - max(at - raw) FILTER (WHERE kind = 'S' AND at = connect_time))::float8 AS moved
+        FROM (SELECT event->>'event_type' AS kind,
+                (event->>'time')::timestamptz AT TIME ZONE 'UTC' AS at,
+                (event->>'raw_time')::timestamptz AT TIME ZONE 'UTC' AS raw
+              FROM jsonb_array_elements(events) AS event) AS told
+    ) AS shift
 """
 _DOUBT_NAMES: Final = (
     *("looked_at", "suspect", "start", "setup", "end", "late", "corrected", "inverted"),
@@ -190,11 +209,14 @@ def ask_quality(watched: Watched) -> Callable[[], dict[str, Any]]:
         span = _span(since, now)
         doubts = connection.execute(_DOUBTS, span).fetchone()
         rows = connection.execute(_DOUBTFUL, span).fetchall()
+        more = {"rows": MOVED_ROWS, "least": MOVED_LEAST_SECONDS}
+        moved = connection.execute(_MOVED, {**span, **more}).fetchone()
         whole = day.counts(now, lambda begin, end: counted(connection, begin, end))
         return {
             "hour": _hour(connection, since, now),
             "day": whole.figures(),
             "doubts": dict(zip(_DOUBT_NAMES, doubts or (), strict=True)),
+            "moved": dict(zip(("looked_at", "calls", "most"), moved or (), strict=True)),
             "doubtful": [dict(zip(_DOUBTFUL_NAMES, row, strict=True)) for row in rows],
         }
 

@@ -288,6 +288,22 @@ def test_empty_pages_say_what_is_so(opened: Opened) -> None:
     expect(page.locator(".empty")).to_contain_text("No CDR fits")
 
 
+def test_quality_says_what_the_clocks_would_have_made_wrong(
+    opened: Opened, installation: Site
+) -> None:
+    call = "skewed@example.com"  # answered on a, ended on b, whose clock is 5.5 s behind
+    installation.put([row(call, "R", 9), row(call, "S", 8, to_tag="t")])
+    installation.put([row(call, "E", 2, to_tag="t", cseq=2)], server="b")
+    page = opened()
+    recorded(installation, page, call)
+    expect(page.locator(".facts strong")).to_have_text(re.compile(r"6\.[0-4]\d\d s"))
+    page.goto(f"{installation.url}/quality")
+    moved = page.locator("dt:has-text('Durations corrected by skew') + dd")
+    expect(moved).to_contain_text(re.compile(r"[1-9]\d* of the newest \d+"), timeout=20_000)
+    expect(moved).to_contain_text("by up to 5.5 s")
+    expect(page.locator("table.outcomes")).to_contain_text("completed")
+
+
 def test_revisions_are_told_over_time(opened: Opened, installation: Site) -> None:
     page = opened("/gaps")
     call = "revised@example.com"

@@ -24,12 +24,16 @@ from cdc.exposition import ReaderCollector
 from cdc.reader import ServerReader
 from cdc.settings import ReaderSettings
 from cdc.status import State
+from ops.config_sources import load
 from ops.dashboard import metrics as dashboard_metrics
 from ops.errors import ConfigError
 from ops.metrics_http import MetricsServer, served
 from ops.monitor import headline
 from ops.pulse import Pulse
 from ops.replay import metrics as replay_metrics
+from ops.replay.command import _measured
+from ops.replay.plan import PartPlan, Plan, Span
+from ops.replay.reading import Reached
 from stream_app import metrics as worker_metrics
 from stream_app.metrics import Counted, WorkerCollector, count_effect
 from tests.calls import beat, events, processor, row
@@ -292,6 +296,29 @@ def test_metrics_and_health_over_http() -> None:
             MetricsServer(f"127.0.0.1:{server.port}", collector, lambda: True, lambda: True)
     finally:
         server.close()
+
+
+def test_a_replay_is_scraped_while_it_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cdrstream.toml"
+    path.write_text('[replay]\nmetrics_listen = "127.0.0.1:0"\n')
+    heard: list[str] = []
+    plan = Plan(Span(0, 1), 0, "topic", (PartPlan(0, 10, 250),), 1)
+    caplog.set_level("INFO")
+
+    def tell(step: str, _reached: Reached) -> None:
+        heard.append(step)
+
+    with _measured(load(path).config, plan, tell) as both:
+        both("reading", Reached(60, 9_000_000))
+        (record,) = [one for one in caplog.records if one.message == "metrics_served"]
+        code, text = _get(int(record.listen.rpartition(":")[2]), "/metrics")
+    assert code == 200
+    assert "cdrstream_replay_records_total 60.0" in text
+    assert "cdrstream_replay_records_expected 240.0" in text
+    assert "cdrstream_replay_event_timestamp_seconds 9.0" in text
+    assert heard == ["reading"]
 
 
 def test_a_port_that_is_taken_keeps_nobody_from_starting(caplog: pytest.LogCaptureFixture) -> None:
