@@ -44,6 +44,7 @@ _MEANINGS: Final = (
         "this user lacks a right: cdrstream acls --apply, as a user who may give it",
     ),
 )
+_LOGGED: Final = re.compile(r"^\w+ \[\S+\] (\[thrd:[^]]*\]: )?")
 _PLACE: Final = re.compile(r"^(?:\w+://)?(?P<where>[^\s/]+)/\w+: ")
 _NOISE: Final = re.compile(
     r" \((after \d+ms|install ca-certificates)[^)]*\)|, verify that .*?(?= \(|$)|error:\w+:"
@@ -60,11 +61,22 @@ def advice_for(text: str) -> str:
 
 def short(text: str) -> str:
     """The sentence in one line, without what only a developer of the client would miss."""
-    line = " ".join(text.split())
+    line = _LOGGED.sub("", " ".join(text.split()))
     place = _PLACE.match(line)
     if place:
         line = f"{place['where']}: {line[place.end() :]}"
     return _NOISE.sub("", line)
+
+
+def _says_more(text: str, known: str) -> bool:
+    """What can be mended before what is only told, and that before that nobody answers."""
+
+    def worth(words: str) -> int:
+        return (
+            0 if not words else 1 if "brokers are down" in words else 3 if advice_for(words) else 2
+        )
+
+    return worth(text) > worth(known)
 
 
 class Telling:
@@ -76,7 +88,7 @@ class Telling:
     def __call__(self, error: object) -> None:
         """As a client's `error_cb`."""
         text = str(getattr(error, "str", lambda: error)())  # KafkaError has its words there
-        if not self._text or (advice_for(text) and not advice_for(self._text)):
+        if _says_more(text, self._text):
             self._text = text
 
     @property

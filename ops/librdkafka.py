@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from callstate.broker_words import Telling
+
 
 class Clients(Protocol):
     """Whoever knows how clients get to the broker: the configuration, and what is made of it."""
@@ -25,4 +27,15 @@ def silent_log() -> logging.Logger:
     """A logger that keeps what its client says to itself."""
     log = logging.getLogger("cdrstream.librdkafka")
     log.setLevel(logging.CRITICAL)
+    return log
+
+
+def telling_log(telling: Telling) -> logging.Logger:
+    """A logger that hands on what its client says, and prints nothing."""
+    log = logging.Logger("cdrstream.librdkafka.telling")  # nobody else's: it goes with its client
+    handler = logging.Handler()
+    # What is recommended about settings is logged too: it is no reason.
+    handler.addFilter(lambda record: record.getMessage().startswith("FAIL "))
+    handler.emit = lambda record: telling(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
     return log

@@ -69,7 +69,7 @@ def admin_client(
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415  not needed by `resolve`
 
-    from ops.librdkafka import silent_log  # noqa: PLC0415
+    from ops.librdkafka import silent_log, telling_log  # noqa: PLC0415
 
     properties: dict[str, Any] = {
         **kafka.client_properties(),
@@ -77,7 +77,7 @@ def admin_client(
         "socket.connection.setup.timeout.ms": max(1_000, int(timeout_seconds * 1_000)),
         **({} if telling is None else {"error_cb": telling}),
     }
-    return AdminClient(properties, logger=silent_log())
+    return AdminClient(properties, logger=silent_log() if telling is None else telling_log(telling))
 
 
 def states(
@@ -153,12 +153,12 @@ def broker_away(kafka: Kafka, error: Exception, telling: Telling | None = None) 
     """What to say where the broker cannot be spoken to."""
     detail: Any = error.args[0] if error.args else "no answer in time"
     text = detail.str() if hasattr(detail, "str") else str(detail)
-    if telling is not None and telling.advice:
+    if telling is not None and telling.reason:
         text = telling.reason
         if "certificate" in text:
             text = certificate_fault(kafka) or text
     return OpsError(
-        f"Kafka at {kafka.bootstrap_servers}: {text}",
+        f"Kafka at {kafka.bootstrap_servers}: {text.removeprefix(f'{kafka.bootstrap_servers}: ')}",
         advice_for(text)
         or "is the broker running, and are kafka.bootstrap_servers and kafka.security_protocol"
         " right?",

@@ -10,6 +10,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +21,12 @@ from psycopg.conninfo import make_conninfo
 
 from callstate.broker_words import Telling
 from ops.demo.forbidden import Attempt
-from ops.librdkafka import silent_log
+from ops.librdkafka import telling_log
 
 Try = Callable[[], Attempt]
 
 LIMIT_SECONDS: Final = 10
+_KAFKA_TRIES: Final = 5
 _WRONG: Final = "not-the-password"
 _OPEN: Final = "it is open"
 
@@ -65,8 +67,8 @@ def of_kafka(properties: Mapping[str, str], stranger: Path) -> list[Try]:
 
     elsewhere = properties["bootstrap.servers"].replace("127.0.0.1", "localhost")
     return [
-        _try("Kafka without encryption", enters(security_protocol="plaintext"), ""),
-        _try("Kafka without a password", enters(security_protocol="ssl"), ""),
+        _try("Kafka without encryption", enters(security_protocol="plaintext"), "Disconnected"),
+        _try("Kafka without a password", enters(security_protocol="ssl"), "Disconnected"),
         _try("Kafka by a wrong password", enters(sasl_password=_WRONG), "uthentication failed"),
         _try("a Kafka that is not who it says", enters(bootstrap_servers=elsewhere), "certificate"),
         _try(
@@ -109,13 +111,19 @@ def _postgres(dsn: str) -> str:
 def _kafka(properties: Mapping[str, str]) -> str:
     telling = Telling()
     options: dict[str, Any] = {**properties, "error_cb": telling}
-    admin = AdminClient(options, logger=silent_log())
-    try:
-        admin.list_topics(timeout=LIMIT_SECONDS / 2)
-    except KafkaException as error:
-        admin.poll(0)  # what the client says beside the error is the reason
-        return telling.reason or str(error)
-    return ""
+    admin = AdminClient(options, logger=telling_log(telling))
+    words = ""
+    for _ in range(_KAFKA_TRIES):
+        try:
+            admin.list_topics(timeout=1.0)
+        except KafkaException as error:
+            admin.poll(0)  # what the client says beside the error is the reason
+            words = telling.reason or str(error)
+            if telling.advice:
+                break
+        else:
+            return ""
+    return words
 
 
 def _page(url: str, authority: Path) -> str:
@@ -126,5 +134,5 @@ def _page(url: str, authority: Path) -> str:
     except urllib.error.HTTPError as error:
         error.close()
         return str(error.code)
-    except OSError as error:
-        return str(error)
+    except (OSError, HTTPException) as error:
+        return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ rights: a broker that is away refuses nothing. Nothing is left behind, whatever 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
@@ -121,28 +121,31 @@ def _done(connection: psycopg.Connection[Any], statement: sql.SQL | sql.Composed
 
 def _read(client: Mapping[str, str], group: str, topics: Iterable[str]) -> dict[str, str]:
     """Which of the topics could be read, or did not say no, and why."""
-    open_ = dict.fromkeys(topics, "no answer")
+    left = set(topics)
     consumer = Consumer(
         {**client, "group.id": group, "enable.partition.eof": True}, logger=silent_log()
     )
+    found: dict[str, str] = {}
     try:
-        for topic in list(open_):
+        for topic in sorted(left):
             told = consumer.list_topics(topic, timeout=LIMIT_SECONDS).topics[topic].error
             if told is not None and told.code() in _DENIED:
-                del open_[topic]  # it cannot even be seen
-        consumer.assign([TopicPartition(topic, 0, _BEGINNING) for topic in open_])
-        for _ in _until_none(open_):
+                left.discard(topic)  # it cannot even be seen
+        consumer.assign([TopicPartition(topic, 0, _BEGINNING) for topic in left])
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while left and time.monotonic() < deadline:
             message = consumer.poll(0.2)
-            if message is None or message.topic() not in open_:
+            if message is None or message.topic() not in left:
                 continue
-            error = message.error()
+            error, topic = message.error(), str(message.topic())
+            left.discard(topic)
             if error is None or error.code() == KafkaError._PARTITION_EOF:
-                open_[str(message.topic())] = "it was read"
-            elif error.code() in _DENIED:
-                del open_[str(message.topic())]
+                found[topic] = "it was read"
+            elif error.code() not in _DENIED:
+                found[topic] = error.str()
     finally:
         consumer.close()
-    return open_
+    return {**found, **dict.fromkeys(left, "no answer")}
 
 
 def _write(client: Mapping[str, str], topics: Iterable[str]) -> dict[str, str]:
@@ -181,9 +184,3 @@ def _make_topic(client: Mapping[str, str]) -> str:
     except KafkaException as error:
         return "" if error.args[0].code() in _DENIED else str(error)
     return "it was made"
-
-
-def _until_none(left: Mapping[str, str]) -> Iterator[None]:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while left and time.monotonic() < deadline:
-        yield

@@ -85,3 +85,21 @@ def test_ctrl_c_stops_everything() -> None:
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output + rest
     assert not processes_naming(folder)
+
+
+@pytest.mark.timeout(400)
+def test_the_closed_demo_is_as_right_and_refuses_all_that_it_must() -> None:
+    with demo("--secure", "--calls", "100", "--seed", "3") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "KILLED worker-1" in output
+    assert "none wrong, none missing, none twice" in output
+    for where in ("rights at the broker", "rights at PostgreSQL", "ways in"):
+        told = re.search(rf"{where}: (\d+) of (\d+) tries refused", output)
+        assert told is not None, output
+        assert int(told[1]) == int(told[2]) > 10, output
+    assert "https://127.0.0.1:" in output
+    assert "password=" not in output
+    folder = folder_in(output)
+    assert not processes_naming(folder)
+    assert not Path(folder).exists()

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,10 +233,11 @@ def test_every_way_in_is_shut(place: Place) -> None:
     stranger = place.folder / "stranger"
     issue(stranger, [])
     dsn = place.stack["a"].dsn
-    tries = [*of_postgres(dsn, stranger / "ca.pem")]
+    tries = of_postgres(dsn, stranger / "ca.pem")
     tries += of_kafka(place.stack.broker.client_properties(), stranger / "ca.pem")
     assert len(tries) == 9
-    assert [attempt for each in tries if (attempt := each()).let_in] == []
+    with ThreadPoolExecutor(len(tries)) as pool:
+        assert [each for each in pool.map(lambda attempt: attempt(), tries) if each.let_in] == []
 
 
 def test_rights_that_differ_are_named(place: Place) -> None:
@@ -288,7 +290,7 @@ def test_rights_that_differ_are_named(place: Place) -> None:
         ("kafka.sasl_password=wrong-hush", "Authentication failed", "sasl_username"),
         ("kafka.sasl_username=nobody", "Authentication failed", "sasl_username"),
         ("kafka.sasl_mechanism=SCRAM-SHA-256", "Unsupported SASL mechanism", "sasl_mechanism"),
-        ("kafka.security_protocol=sasl_plaintext", "Broker transport failure", "security_protocol"),
+        ("kafka.security_protocol=sasl_plaintext", "Disconnected", "security_protocol"),
     ],
     ids=["authority", "no authority", "name", "password", "user", "mechanism", "protocol"],
 )
