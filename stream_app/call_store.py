@@ -206,6 +206,9 @@ class PartitionCalls:
                 encoded = encode_call(state, is_active=is_active)
                 self._encoded[call_id] = encoded
                 changes.append((call_id, encoded))
+                if state.closed and not state.dirty:
+                    # Told: nearly always what comes next is that it is forgotten, an hour later.
+                    self._decoded.pop(call_id, None)
             elif self._encoded.pop(call_id, None) is not None:
                 changes.append((call_id, None))
         self._changed.clear()

@@ -254,14 +254,17 @@ class PartitionWorker:
         reached_us = max((_reached_us(each) for each in read if type(each) is Heartbeat), default=0)
         if not reached_us:
             return
-        for record in read:
-            if not isinstance(record, CallEvent | ReferenceAsked | ReferenceKnown):
-                continue
-            due_us = self.calls.deadline(record.call_id)
+        spoken_of = dict.fromkeys(
+            record.call_id
+            for record in read
+            if type(record) is CallEvent or isinstance(record, ReferenceAsked | ReferenceKnown)
+        )
+        for call_id in spoken_of:
+            due_us = self.calls.deadline(call_id)
             if due_us is not None and due_us <= reached_us:
-                state = self.calls.get(record.call_id)
+                state = self.calls.get(call_id)
                 if state is not None and state.closed and not state.dirty:
-                    self._take_back(record.call_id, state)
+                    self._take_back(call_id, state)
 
     def _not_told_just_now(self, forgotten: frozenset[str]) -> frozenset[str]:
         """Who of them the database must know; the others' records are still on their way to it.
