@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running,
 # `make demo SECURE=1` has TLS, passwords and the least rights everywhere.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
-.PHONY: dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
+.PHONY: audit changelog dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
 
 python := .venv/bin/python
 
@@ -91,9 +91,20 @@ dist: setup licences
 licences: setup
 	@$(python) -m scripts.licences
 
+# Whether a dependency has a known vulnerability: fails if one has. Where no advisories can be had it
+# says so loudly, and fails only with STRICT=1.
+audit: setup
+	@$(python) -m scripts.audit $(if $(filter-out 0,$(STRICT)),--strict) \
+	  env UV_PYTHON=$(CURDIR)/$(python) UV_PROJECT_ENVIRONMENT=.tools/audit .tools/uv/bin/uv run --frozen --quiet --only-group audit pip-audit
+
+# What the next release will say; with VERSION=0.2.0 it goes into CHANGELOG.md, and changes/ is empty.
+changelog: setup
+	@$(python) -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased 2>/dev/null)
+
 # The site of docs/, into build/site; its programs live in an environment of their own.
 docs: setup
 	@$(python) -m scripts.cli_reference
+	@mkdir -p build && $(python) -m scripts.changelog >build/changelog.md
 	@NO_MKDOCS_2_WARNING=1 UV_PYTHON=$(CURDIR)/$(python) UV_PROJECT_ENVIRONMENT=.tools/docs .tools/uv/bin/uv run --frozen --quiet --only-group docs \
 	  mkdocs build --quiet $(ARGS)
 	@echo "docs: build/site/index.html"

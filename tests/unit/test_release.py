@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 import tarfile
 import zipfile
 from importlib.metadata import Distribution
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import licences, release
+from scripts import audit, changelog, licences, release
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = "1700000000"
@@ -109,3 +111,62 @@ def test_what_is_refused(told: str, fine: bool, tmp_path: Path) -> None:
     (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: some\nVersion: 1.0\n{told}\n")
     package = Distribution.at(folder)
     assert (not list(licences.refused({"some": package}))) == fine
+
+
+def test_what_is_to_come_is_told() -> None:
+    """Towncrier understands every file, and each is a sentence."""
+    page = changelog.page()
+    assert page.startswith("# Changelog\n\n## Unreleased")
+    files = [path for path in (ROOT / "changes").iterdir() if path.name != "README.md"]
+    for path in files:
+        assert re.fullmatch(r"\+[a-z0-9-]+\.(added|changed|fixed|security)\.md", path.name)
+        text = path.read_text()
+        assert text.endswith(".\n")
+        assert f"- {text}" in page, path.name
+
+
+PIP_AUDIT = """#!{python}
+import json, sys
+service = [a.partition("=")[2] for a in sys.argv if a.startswith("--vulnerability-service=")][0]
+(wanted,) = [a.partition("=")[2] for a in sys.argv if a.startswith("--requirement=")]
+told = {answers}[service]
+if told is None:
+    sys.exit("ERROR: connection refused")
+found = [line.split("==", 1) for line in open(wanted) if "==" in line and line[0] != " "]
+none = {{"skip_reason": "not on PyPI"}} if told == "a mirror" else {{}}
+print(json.dumps({{"dependencies": [
+    {{"name": name, **(none or {{"version": rest.split()[0], "vulns": told.get(name, [])}})}}
+    for name, rest in found
+]}}))
+"""
+BAD = {"id": "PYSEC-1", "fix_versions": ["9.9"], "description": "lets\nstrangers in"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "strict", "code", "says"),
+    [
+        ({"pypi": {}}, True, 0, "0 known vulnerabilities (pypi)"),
+        ({"pypi": {"aiohttp": [BAD]}}, False, 1, "PYSEC-1: mended in 9.9. lets strangers in"),
+        ({"pypi": None, "osv": {"psycopg": [BAD]}}, False, 1, "1 known vulnerabilities (osv)"),
+        ({"pypi": None, "osv": None}, False, 0, "NOT AUDITED"),
+        ({"pypi": "a mirror", "osv": None}, False, 0, "not on PyPI"),
+        ({"pypi": None, "osv": None}, True, 2, "NOT AUDITED"),
+    ],
+    ids=["clean", "found", "by the other service", "no data", "a mirror", "no data, strict"],
+)
+def test_an_audit_without_data_is_no_all_clear(
+    answers: object,
+    strict: bool,
+    code: int,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tool = tmp_path / "pip-audit"
+    tool.write_text(PIP_AUDIT.format(python=sys.executable, answers=answers))
+    tool.chmod(0o755)
+    assert audit.main([*(["--strict"] if strict else []), str(tool)]) == code
+    told = capsys.readouterr()
+    assert says in told.out + told.err
+    if "known" in says or code == 1:
+        assert re.search(r"^[3-9]\d dependencies", told.out, re.MULTILINE), told.out
