@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -31,24 +31,20 @@ from callstate.effects import (
     ShareExchange,
 )
 from callstate.envelope import (
-    EVENT,
     EXCHANGE,
     KIND_HEADER,
     REFERENCE_ASKED,
     REFERENCE_KNOWN,
     Gap,
     Heartbeat,
-    Malformed,
     Record,
     ReferenceAsked,
     ReferenceKnown,
     exchange_message,
-    read_message,
     reference_message,
 )
 from callstate.events import REQUEST, CallEvent
 from callstate.exchanges import Exchange
-from callstate.plain_rows import event_of_message
 from callstate.processor import CallStore, PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
@@ -57,6 +53,7 @@ from stream_app.dead_letters import dead_letter
 from stream_app.effect_log import log_effect
 from stream_app.errors import StreamAppError
 from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted, count_effect
+from stream_app.records import KafkaRecord, read_record
 from stream_app.reused import NAMES_MAX, begun_again, is_another, knowing, names_of
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
@@ -64,19 +61,9 @@ from stream_app.sink import CallWrite, Progress
 log = logging.getLogger(__name__)
 
 STATE_VERSION: Final = 1
-_EVENT_HEADER: Final = (KIND_HEADER, EVENT.encode())
 BAD_RECORDS_MAX: Final = 50  # in one uncommitted stretch; more is a broken program, not bad records
 
 ProcessorFactory = Callable[[ResolutionConfig, CallStore], PartitionProcessor]
-
-
-class KafkaRecord(Protocol):
-    """What aiokafka and the tests hand in."""
-
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,44 +466,6 @@ class PartitionWorker:
 def _reached_us(beat: Heartbeat) -> int:
     """How far a heartbeat can move the watermark at most."""
     return beat.progress_us - (0 if beat.clock is None else beat.clock.offset_us)
-
-
-def read_record(record: KafkaRecord) -> Record:
-    """A Kafka record as the domain knows it; what cannot be read keeps its original bytes."""
-    headers, value = record.headers, record.value
-    if headers and headers[0] == _EVENT_HEADER and value is not None:  # nearly every record
-        event = event_of_message(value)
-        if event is not None:
-            return event
-    return read_value(kind_of(record.headers), record.value, record.key)
-
-
-def read_value(kind: str, value: bytes | None, key: bytes | None) -> Record:
-    """The same of a record's parts: the value of its header `kind`, its bytes, its key."""
-    if value is None:
-        return Malformed("the record has no value", "", key or b"")
-    if kind == EVENT:
-        event = event_of_message(value)
-        if event is not None:
-            return event
-    try:
-        message = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        return Malformed(f"the record is not JSON: {error!s:.100}", "", value)
-    parsed = read_message(kind, message)
-    if isinstance(parsed, Malformed):
-        return parsed._replace(raw=value)
-    return parsed
-
-
-def kind_of(headers: Sequence[tuple[str, bytes]]) -> str:
-    """What a record's headers say that it is; empty where they do not."""
-    if headers and headers[0] == _EVENT_HEADER:
-        return EVENT
-    for name, value in headers:
-        if name == KIND_HEADER:
-            return value.decode("utf-8", "replace")
-    return ""
 
 
 def _reference(settings: WorkerSettings, record: ReferenceAsked | ReferenceKnown) -> OutRecord:

@@ -20,7 +20,7 @@ from ops.dashboard.scan import Found, scan
 from ops.monitor.facts import Json
 from ops.monitor.watched import Broker
 from ops.monitor.words import clock, duration
-from stream_app.partition import read_record
+from stream_app.records import read_record
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from callstate.exchanges import Exchange
 from ops.errors import OpsError, UsageError
 from ops.replay.plan import PartPlan, Plan, Span
 from ops.replay.source import Chunk, Late, Position
-from stream_app.partition import read_value
+from stream_app.records import read_value
 
 VERSION: Final = 1
 MANIFEST: Final = "manifest.json"

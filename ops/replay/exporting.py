@@ -22,7 +22,7 @@ from ops.replay.exported import ExportedFile, Manifest, line_of
 from ops.replay.plan import PartPlan, Plan
 from ops.replay.reading import Reached
 from ops.replay.source import consumer_options, groups_of
-from stream_app.partition import kind_of
+from stream_app.records import kind_of
 
 _FILE_RECORDS: Final = 50_000
 _LEVEL: Final = 5

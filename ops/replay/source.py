@@ -21,7 +21,7 @@ from callstate.plain_rows import event_of_message
 from ops.errors import OpsError
 from ops.librdkafka import silent_log
 from ops.replay.plan import PartPlan
-from stream_app.partition import kind_of, read_value
+from stream_app.records import kind_of, read_value
 
 BATCH_RECORDS: Final = 5_000
 _WAIT_SECONDS: Final = 0.1
