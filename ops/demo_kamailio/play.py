@@ -91,7 +91,7 @@ def run(*, keep: bool = False) -> int:
         say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")
         servers = stack.enter_context(Stack(len(CLOCKS), clocks=clocks))
         place = stack.enter_context(settled(servers))
-        children = Children(lambda *_: place.config, place.folder)
+        children = Children(place.config, place.folder)
         stack.callback(children.stop)
         place.provision()
         for name in CLOCKS:
