@@ -141,7 +141,11 @@ class Phones:
 
     def call(self, planned: PlannedCall) -> None:
         """Starts a caller; returns at once."""
-        words = {"caller": planned.caller, "extra": planned.extra, **planned.keys}
+        words: dict[str, str | bytes] = {
+            "caller": planned.caller,
+            "extra": planned.extra,
+            **planned.keys,
+        }
         if planned.other:
             words["other_ip"] = ports.HOST
             words["other_port"] = str(self._port_of(planned.other))
@@ -152,7 +156,8 @@ class Phones:
             "-timeout_error",
         ]
         for key, value in words.items():
-            command += ["-key", key, value]
+            command += ["-key", key]
+            command.append(value)
         if planned.password:
             command += ["-au", "member1", "-ap", planned.password]
         command.append(f"{ports.HOST}:{self._proxies[planned.proxy]}")

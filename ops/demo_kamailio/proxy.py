@@ -59,8 +59,8 @@ class Proxy:
         self._dsn = dsn
         self._process: KeptProcess | None = None
         config = folder / "local.cfg"
-        addresses = (f"{HOST}:{number}" for number in (port, peer_port, database_port))
-        config.write_text(local_config(*addresses, queue_rows=queue_rows))
+        listen, peer, database = (f"{HOST}:{n}" for n in (port, peer_port, database_port))
+        config.write_text(local_config(listen, peer, database, queue_rows))
         env = {**os.environ, **sip.env, "TZ": "UTC"}
         if clock is not None:
             env |= faketime.environment(faketime.Clock.parse(clock), None)
@@ -112,7 +112,7 @@ class Proxy:
     def rows(self, query: str) -> int:
         """One number out of its database."""
         with psycopg.connect(self._dsn, autocommit=True, connect_timeout=5) as connection:
-            row = connection.execute(query).fetchone()  # type: ignore[arg-type]  ours, not made up
+            row = connection.execute(query.encode()).fetchone()
         return int(row[0]) if row else 0
 
     def refused_rows(self) -> list[str]:

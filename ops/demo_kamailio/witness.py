@@ -56,7 +56,8 @@ def truth_of(
     answers = {one.tag("to"): one for one in reversed(finals) if one.status < 300}
     if answers:
         legs = [_leg(messages, answer, end_is_heard=end_is_heard) for answer in answers.values()]
-        cdr |= max(legs, key=_talked_us)
+        best: dict[str, Any] = max(legs, key=_talked_us)
+        cdr |= best
     else:
         cdr |= _refused([one for one in finals if one.status != 407][-1:])
     return {"call_id": cdr["call_id"], "scenario": name, "expect": "cdr", "cdr": cdr}
