@@ -166,8 +166,8 @@ WRONG = {
     "to_tag": "c1",
     "caller_aor": "<sip:caller@example.com>",
     "callee_aor": "<sip:busy@example.com>",
-    "start_time": "2026-11-22T23:36:00.200000Z",
-    "connect_time": "2026-11-22T23:36:00.800000Z",
+    "start_time": "2026-11-22T23:36:00.300000Z",
+    "connect_time": "2026-11-22T23:36:00.700000Z",
     "end_time": None,
     "termination": "U",
     "failure_status": 408,
@@ -185,7 +185,7 @@ def outcome(*cdrs: dict[str, Any], troubles: tuple[str, ...] = ()) -> Outcome:
 
 
 def test_a_record_that_agrees_is_right(capsys):
-    found = outcome({**TRUTH["cdr"], "end_time": "2026-11-22T23:36:03.090000Z"})
+    found = outcome({**TRUTH["cdr"], "end_time": "2026-11-22T23:36:03.190000Z"})
     assert found.exit_code == 0
     report.tell(found.score, found.troubles, found.rows)
     assert "1 of 1 CDRs agree with their callers' logs: none wrong" in capsys.readouterr().out
