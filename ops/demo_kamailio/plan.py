@@ -85,6 +85,8 @@ PHONES: Final = (
     Phone("phone_answers", ("far",), proxies=("b",)),
     Phone("phone_too_late", ("twice",)),
     Phone("phone_forgets", ("forgets",)),
+    Phone("phone_rings", ("redial",), proxies=("b",)),
+    Phone("phone_answers", ("redial",), proxies=("a",)),
     Phone("phone_busy", ("busy", HALF_DEAD)),
     Phone("phone_rings", ("rings", "both", "spread-rings")),
     Phone("phone_hangs_up", ("hangs-up",), seconds=1.0),
@@ -172,6 +174,7 @@ CALLS_KILLED: Final = (
     ),
     PlannedCall("killed-failed-over", "call_bye_elsewhere", "answers", "b", seconds=3.0, other="a"),
     PlannedCall("killed-ringing", "call_unanswered", "rings", "b", is_cut=True),
+    PlannedCall("killed-redialled", "call_redial", "redial", "b", seconds=2.0, other="a"),
 )
 CALL_AFTER_RESTART: Final = PlannedCall("after-restart", "call_talk", "answers", proxy="b")
 ALL_CALLS: Final = (*CALLS, CALL_WITHOUT_DATABASE, *CALLS_KILLED, CALL_AFTER_RESTART)

@@ -46,6 +46,7 @@ PATIENCE_SECONDS: Final = 45.0
 _LOOK_SECONDS: Final = 0.2
 _BETWEEN_CALLS_SECONDS: Final = 0.1
 _ROWS_SECONDS: Final = 10.0
+_ANSWERED: Final = ("call_bye_lost", "call_bye_elsewhere")  # of the calls that are killed
 _SLOW_SECONDS: Final = 0.5  # more than the phone's own time, until a call is called slow
 
 
@@ -163,10 +164,8 @@ def _play(
     _wait_rows(b, CALL_WITHOUT_DATABASE.call_id, "E", 1)
     for call in CALLS_KILLED:
         phones.call(call)
-    answered, ringing = CALLS_KILLED[:2], CALLS_KILLED[2]
-    for call in answered:
-        _wait_rows(b, call.call_id, "S", 1)
-    _wait_rows(b, ringing.call_id, "R", 1)
+    for call in CALLS_KILLED:
+        _wait_rows(b, call.call_id, "S" if call.scenario in _ANSWERED else "R", 1)
     say(f"KILLED proxy b in the midst of {len(CALLS_KILLED)} calls (SIGKILL, pid {b.kill()})")
     troubles += phones.wait()
     b.start()
