@@ -21,19 +21,23 @@ from stream_app.migrations import (
     lock,
 )
 
+REMOTE_ROLE = "cdrremote"  # version 7's own: its rights are not ours to take
 _NAMES = (
     "SELECT relname::text FROM pg_class WHERE relnamespace = {}::regnamespace AND relkind = 'r'"
 )
 _REPLAYS = " AND relname ~ '^replay_[0-9]+_' ORDER BY 1"
 
 
-def downgrade(target: str | Connection, writer: str, *, drop: bool = False) -> list[str]:
+def downgrade(
+    target: str | Connection, writer: str, *, looker: str | None = None, drop: bool = False
+) -> list[str]:
     """Takes ours out of a database; what is left is version 7 and nothing else.
 
     Args:
         target: A connection string, or a connection that is not inside a transaction.
         writer: The workers' role: it loses its rights, so that a forgotten worker cannot write
             beside the old resolver. A superuser, or whoever owns `cdrs`, keeps them.
+        looker: The pages' role, if they have one of their own: it loses its rights too.
         drop: Drop ours, instead of moving it aside.
 
     Returns:
@@ -65,8 +69,11 @@ def downgrade(target: str | Connection, writer: str, *, drop: bool = False) -> l
                 sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(KEPT_SCHEMA))
             )
             done.append(f"dropped schema {KEPT_SCHEMA}")
-        if _take_rights(connection, writer):
+        if _take_rights(connection, writer, "INSERT"):
             done.append(f"role {writer} can no longer write")
+        if looker not in (None, REMOTE_ROLE) and _take_rights(connection, str(looker), "SELECT"):
+            _forget_looker(connection, str(looker), writer)
+            done.append(f"role {looker} can no longer read")
         return done
 
 
@@ -101,16 +108,25 @@ def _move_aside(connection: Connection, tables: list[str]) -> None:
             ) from error
 
 
-def _take_rights(connection: Connection, writer: str) -> bool:
+def _forget_looker(connection: Connection, looker: str, writer: str) -> None:
+    """What the worker's role makes from now on is not for the pages."""
+    statement = (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA public REVOKE SELECT ON TABLES FROM {}"
+    )
+    connection.execute(sql.SQL(statement).format(sql.Identifier(writer), sql.Identifier(looker)))
+
+
+def _take_rights(connection: Connection, role: str, told_by: str) -> bool:
+    """Takes a role's rights, if it has that one on `cdrs` and has not just everything."""
     row = connection.execute(
-        "SELECT NOT rolsuper AND has_table_privilege(oid, 'cdrs', 'INSERT') AND NOT EXISTS (SELECT"
+        "SELECT NOT rolsuper AND has_table_privilege(oid, 'cdrs', %s) AND NOT EXISTS (SELECT"
         " FROM pg_class WHERE oid = 'cdrs'::regclass AND pg_has_role(pg_roles.oid, relowner,"
         " 'MEMBER')), current_schema(), current_database() FROM pg_roles WHERE rolname = %s",
-        (writer,),
+        (told_by, role),
     ).fetchone()
     if row is None or not row[0]:
         return False
-    names = {"role": writer, "schema": row[1], "database": row[2]}
+    names = {"role": role, "schema": row[1], "database": row[2]}
     for statement in (
         "REVOKE ALL ON cdrs, view_cdrs, version_history FROM {role}",
         "REVOKE ALL ON SEQUENCE cdrs_id_seq FROM {role}",

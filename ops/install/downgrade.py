@@ -17,7 +17,17 @@ import typer
 from ops.config import Config, reader_settings
 from ops.dsn import with_options
 from ops.errors import ConfigError, OpsError, UsageError
-from ops.provision import DONE, SINK, THERE, Line, read_admins, sink_admin, step_done, writer_role
+from ops.provision import (
+    DONE,
+    SINK,
+    THERE,
+    Line,
+    looker_role,
+    read_admins,
+    sink_admin,
+    step_done,
+    writer_role,
+)
 from ops.purge import purge_dsn
 
 _LOCK_TIMEOUT: Final = "-c lock_timeout=15s"
@@ -91,7 +101,8 @@ def _sink(config: Config, admin_dsn: str, *, drop: bool) -> Iterator[Line]:
 
     admin_dsn = with_options(admin_dsn, _LOCK_TIMEOUT)
     with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
-        done = downgrade(connection, writer_role(config), drop=drop)
+        writer, looker = writer_role(config), looker_role(config)
+        done = downgrade(connection, writer, looker=looker, drop=drop)
     yield from ((DONE, f"sink: {what}") for what in done)
     if not done:
         yield THERE, f"sink: {_NOTHING}"

@@ -22,6 +22,7 @@ from stream_app.migrations import (
     KEPT_SCHEMA,
     OUR_TABLES,
     create_event_schema,
+    grant_look,
     grant_sink,
     migrate,
 )
@@ -93,6 +94,43 @@ def test_the_writer_can_write_no_more_until_it_is_given_its_rights_again(
     migrate(empty)
     grant_sink(empty, writer)
     assert empty.execute(allowed, (writer,)).fetchone() == (True,)
+
+
+def test_who_looks_reads_what_replays_make_and_nothing_after_the_way_back(
+    empty: Connection, writer: str
+) -> None:
+    looker = f"looker_{empty.info.dbname}"
+    role, owner = sql.Identifier(looker), sql.Identifier(writer)
+    empty.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    try:
+        grant_look(empty, looker, writer)
+        empty.execute(sql.SQL("SET ROLE {}").format(owner))
+        empty.execute("CREATE TABLE replay_1_changes (call_id text)")
+        empty.execute(sql.SQL("SET ROLE {}").format(role))
+        empty.execute("SELECT FROM cdr_provenance")
+        empty.execute("SELECT FROM replay_1_changes")
+        for forbidden in ("DELETE FROM cdrs", "SELECT FROM call_state_events"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                empty.execute(forbidden)  # type: ignore[arg-type]
+        empty.execute("RESET ROLE")
+        told = downgrade(empty, writer, looker=looker)
+        assert f"role {looker} can no longer read" in told
+        assert downgrade(empty, writer, looker=looker) == []
+        empty.execute(sql.SQL("SET ROLE {}").format(role))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            empty.execute("SELECT FROM cdrs")
+    finally:
+        empty.execute("RESET ROLE")
+        empty.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        empty.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_the_role_of_version_7_keeps_its_rights_though_the_pages_use_it(
+    empty: Connection, writer: str
+) -> None:
+    downgrade(empty, writer, looker="cdrremote")
+    may = "SELECT has_table_privilege('cdrremote', 'cdrs', 'SELECT')"
+    assert empty.execute(may).fetchone() == (True,)
 
 
 def test_who_owns_cdrs_keeps_every_right(empty: Connection, writer: str) -> None:

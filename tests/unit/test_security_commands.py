@@ -130,3 +130,17 @@ def test_rights_are_printed_for_kafkas_own_tool():
         assert " --command-config admin.properties " in line
     assert run("acls", "--user", "nobody=x").exit_code == 2
     assert users(["worker=w"])[Role.WORKER] == "w"
+
+
+def test_the_pages_role_is_in_the_printed_sql_and_its_password_is_not():
+    sink = ("--set", "sink.dsn=host=h dbname=SIPXCDR user=w password=hush-w")
+    pages = ("--set", "dashboard.dsn=host=h dbname=SIPXCDR user=looker password=hush-l")
+    told = run("provision", "--print-sql", *sink, *pages).output
+    assert 'CREATE ROLE "looker" LOGIN;' in told
+    assert 'GRANT SELECT ON TABLES TO "looker";' in told
+    assert "\\password looker" in told
+    assert "hush" not in told
+    assert "looker" not in run("provision", "--print-sql", *sink).output
+    same = ("--set", "dashboard.dsn=host=h dbname=SIPXCDR user=w")
+    others = run("provision", "--print-sql", *sink, *same).output
+    assert told.count("CREATE ROLE") == others.count("CREATE ROLE") + 1
