@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
@@ -92,6 +93,21 @@ def test_selectors_find_their_pods_and_the_pages_want_a_login():
     assert check_address(section, section.listen)
 
 
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+@pytest.mark.parametrize("name", PODS)
+def test_each_manifest_is_what_the_api_says(name, version):
+    """Strictly: a field that there is not is a mistake, and an old cluster has to take it too."""
+    for document in documents(name):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_misspelt_field_is_noticed():
+    wrong = documents("worker")[0]
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(wrong, "1.37", strict=True)
+
+
 def test_kustomize_builds_it():
     program = shutil.which("kubectl")
     if program is None:  # the rest of this module does not need it
@@ -101,6 +117,8 @@ def test_kustomize_builds_it():
     )
     assert told.returncode == 0, told.stderr
     built = list(YAML(typ="safe").load_all(told.stdout))
+    for each in built:
+        kubernetes_validate.validate(each, "1.37", strict=True)
     images = {
         container["image"]
         for each in built
