@@ -100,6 +100,7 @@ class _Parked(NamedTuple):
     topic: str
     records: Sequence[KafkaRecord]
     token: Any
+    read: list[Record] | None = None
 
 
 class PartitionWorker:
@@ -196,10 +197,16 @@ class PartitionWorker:
     def _feed_parked(self, asked: frozenset[str] = frozenset()) -> None:
         """Feeds batches in order, up to one that needs calls which nobody has asked for yet."""
         while self._parked:
-            topic, records, token = self._parked[0]
-            fresh = self._fresh(topic, records)
-            read = [read_record(record) for record in fresh]
+            topic, records, token, parsed = self._parked[0]
+            fresh = records[-len(parsed) :] if parsed else self._fresh(topic, records)
+            read = parsed or [read_record(record) for record in fresh]
             if self._recalling:
+                leap = self._before_a_leap(read)
+                if leap < len(read):
+                    self._parked[0] = _Parked(topic, fresh[leap:], token, read[leap:])
+                    before = records[: len(records) - len(fresh) + leap]
+                    self._parked.appendleft(_Parked(topic, before, None, read[:leap]))
+                    continue
                 missing = self._not_told_just_now(self._forgotten(read) - asked)
                 if missing:
                     self.wanted = missing
@@ -235,6 +242,23 @@ class PartitionWorker:
             ):
                 forgotten.add(record.call_id)
         return frozenset(forgotten)
+
+    def _before_a_leap(self, read: Sequence[Record]) -> int:
+        """How many of the records come before time may leap by more than told calls are held.
+
+        What is fed at once must not tell a call, forget it and then speak of it: inside it nobody
+        can be asked what was told.
+        """
+        from_us = self.processor.watermark_us
+        horizon_us = to_us(self._settings.resolution.late_horizon_seconds)
+        for place, record in enumerate(read):
+            if type(record) is Heartbeat:
+                reached_us = _reached_us(record)
+                if from_us is None:
+                    from_us = reached_us
+                elif reached_us - from_us > horizon_us:
+                    return max(1, place)
+        return len(read)
 
     def _hold_what_comes_up(self, read: Sequence[Record]) -> None:
         """Calls that a batch would both let go and speak of stay: inside it nobody is asked."""
@@ -289,7 +313,8 @@ class PartitionWorker:
     ) -> None:
         stretch = self._stretch
         stretch.batches.append((topic, records))
-        stretch.tokens.append(token)
+        if token is not None:
+            stretch.tokens.append(token)
         stretch.records += len(records)
         self.records_total += len(records)
         begun = time.perf_counter()
@@ -413,7 +438,7 @@ class PartitionWorker:
     def cut(self) -> Commit | None:
         """All that has come of the records since the last cut; None where there were none."""
         stretch = self._stretch
-        if not stretch.tokens:
+        if not stretch.batches:
             return None
         self._stretch = _Stretch()
         self._cut_calls = stretch.calls  # until the next cut, which comes when these are written

@@ -147,6 +147,21 @@ def test_a_call_told_and_forgotten_in_one_backlog_needs_no_database() -> None:
     assert [call.provenance.revision for call in commit.calls] == [3]
 
 
+def test_a_call_told_and_forgotten_in_one_batch_is_not_lost() -> None:
+    """Hours of sparse traffic come as one batch: time must not leap within what is fed at once."""
+    log, _ = late_log()
+    part = PartitionWorker(SHORT, 0, 7, {}, recalling=True)
+    part.feed(EVENTS, log.records, "hours")
+    assert not part.wanted
+    commit = part.cut()
+    assert commit is not None
+    assert commit.tokens == ("hours",)
+    assert commit.records == len(log.records)
+    [told] = commit.calls
+    assert told.cdr is not None
+    assert (told.cdr.termination, told.provenance.revision) == ("C", 3)
+
+
 def test_a_call_that_a_batch_lets_go_and_speaks_of_is_held() -> None:
     """Its time is over at a heartbeat, and its late event comes behind that in the same batch."""
     rules = dataclasses.replace(SETTINGS.resolution, late_horizon_seconds=100)
