@@ -91,6 +91,10 @@ class Telling:
         if _says_more(text, self._text):
             self._text = text
 
+    def forget(self) -> None:
+        """It got through: what was in the way is no longer."""
+        self._text = ""
+
     @property
     def reason(self) -> str:
         """The sentence, in one line; empty where nothing was said."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from callstate.broker_words import advice_for
 from ops.monitor.facts import Json
 from ops.monitor.picture import GONE, LATE_SECONDS, STALE_SECONDS
 from ops.monitor.reasons import AWAY, NEVER, reason_of
@@ -111,7 +112,8 @@ def _parts_away(picture: Json) -> Iterator[dict[str, Any]]:
         told = picture[name]
         if told["error"]:
             alert = "CdrstreamSinkBehind" if name == "sink" else "CdrstreamCaptureStalled"
-            yield _problem(BAD, alert, f"{what}: {told['error']}", do)
+            mend = advice_for(told["error"]) if name == "broker" else ""
+            yield _problem(BAD, alert, f"{what}: {told['error']}", mend or do)
     for worker in picture["workers"]:
         if worker["error"] and worker["state"] not in (AWAY, GONE):
             yield _problem(

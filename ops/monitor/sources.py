@@ -12,12 +12,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec  # what `admin` re-exports, typed
 from psycopg import sql
 
+from callstate.broker_words import Telling
 from cdc.slot_room import SlotRoom
 from ops.dsn import with_options
+from ops.errors import OpsError
 from ops.monitor.facts import Ends, Gap, Progress, SinkFacts, Slot
 from ops.monitor.watched import Watched
 from ops.topics import admin_client
@@ -107,7 +109,8 @@ def ask_sink(watched: Watched) -> Callable[[], SinkFacts]:
 
 def ask_broker(watched: Watched) -> Callable[[], Ends]:
     """Where the partitions begin and end, in one pass, and how many dead letters there are."""
-    admin = admin_client(watched.broker, LIMIT_SECONDS)
+    telling = Telling()
+    admin = admin_client(watched.broker, LIMIT_SECONDS, telling)
     events = watched.broker.events_topic
     partitions = [TopicPartition(events, number) for number in range(watched.broker.partitions)]
     dead = TopicPartition(f"{events}.dead-letter", 0)
@@ -121,7 +124,13 @@ def ask_broker(watched: Watched) -> Callable[[], Ends]:
         return {each: future.result(LIMIT_SECONDS).offset for each, future in found.items()}
 
     def read() -> Ends:
-        begins, ends = offsets(earliest), offsets(latest)
+        try:
+            begins, ends = offsets(earliest), offsets(latest)
+        except (KafkaException, TimeoutError) as error:
+            admin.poll(0)  # only here the client says why it did not get through
+            words = error.args[0].str() if error.args else "no answer in time"
+            raise OpsError(telling.reason or words, telling.advice) from error
+        telling.forget()
         return Ends(
             {each.partition: (begins[each], ends[each]) for each in partitions},
             ends[dead] - begins[dead],

@@ -311,6 +311,16 @@ def test_what_is_wrong_at_the_broker_is_said_in_a_line(
     assert "hush" not in told.stderr
 
 
+def test_status_says_why_nothing_is_known_of_the_broker(place: Place) -> None:
+    wrong = ("--set", "kafka.sasl_password=wrong-hush")
+    told = cdrstream("status", *wrong, **place.as_role("dashboard"))
+    words = " ".join(told.stdout.split())
+    assert "Kafka does not answer" in words
+    assert "Authentication failed" in words
+    assert "-> check kafka.sasl_username" in words
+    assert "hush" not in told.stdout + told.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "says", "advice"),
     [

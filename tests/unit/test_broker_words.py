@@ -68,3 +68,5 @@ def test_of_all_that_is_said_what_says_most_is_kept() -> None:
         telling(Said(text))
     assert "invalid credentials" in telling.reason
     assert "sasl_username" in telling.advice
+    telling.forget()
+    assert (telling.reason, telling.advice) == ("", "")
