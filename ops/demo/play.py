@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
 from typing import Final
 
 from rich.console import Console
@@ -31,7 +30,7 @@ from ops.demo.plan import (
     final_us,
     traffic_spec,
 )
-from ops.demo.processes import Children
+from ops.demo.processes import Children, terminates
 from ops.demo.screen import Screen, watermark_words
 from ops.demo.source import TrafficSource, clock_errors_ms
 from ops.demo.verdict import Outcome, judge, read_cdrs
@@ -78,7 +77,7 @@ def run(*, keep: bool = False, calls: int = 300, seed: int = 1, secure: bool = F
         KeyboardInterrupt: Ctrl-C; everything is stopped by then.
     """
     console = Console(highlight=False)
-    with _terminates(), ExitStack() as stack:
+    with terminates(), ExitStack() as stack:
         screen = stack.enter_context(Screen(console))
         place = stack.enter_context(installed(screen.say, secure=secure))
         children = Children(place.config, place.folder, place.config_of)
@@ -315,20 +314,3 @@ def _hold(console: Console, place: Installation) -> None:
             signal.pause()
     except KeyboardInterrupt:
         return
-
-
-@contextmanager
-def _terminates() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by unwinding, so that all is stopped."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import ops
@@ -87,3 +89,20 @@ class Children:
             if not process.wait(max(0.1, deadline - time.monotonic())):
                 process.kill()
         self._running.clear()
+
+
+@contextmanager
+def terminates() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by unwinding, so that all is stopped."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

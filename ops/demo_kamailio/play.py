@@ -5,15 +5,13 @@ Owns when what is started, broken and waited for, and that nothing is left behin
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
 from typing import Final
 
-from ops.demo.processes import Children
+from ops.demo.processes import Children, terminates
 from ops.demo.verdict import read_cdrs
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import Phones, Ports
@@ -87,7 +85,7 @@ def run(*, keep: bool = False) -> int:
 
     if not EXAMPLE.is_dir():
         raise OpsError(f"there is no {EXAMPLE}", "run it in the source tree: make demo-kamailio")
-    with _terminates(), ExitStack() as stack:
+    with terminates(), ExitStack() as stack:
         clocks = {name: clock for name, clock in CLOCKS.items() if clock}
         say(f"starting {len(CLOCKS)} PostgreSQL servers and a Kafka broker")
         servers = stack.enter_context(Stack(len(CLOCKS), clocks=clocks))
@@ -211,20 +209,3 @@ def _wait(children: Children, missing: Callable[[], str], seconds: float) -> Non
         if time.monotonic() > deadline:
             raise OpsError(f"waited {seconds:.0f} s for {what}", f"see {children.folder}")
         time.sleep(_LOOK_SECONDS)
-
-
-@contextmanager
-def _terminates() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by unwinding, so that all is stopped."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-COMMAND = (sys.executable, "-m", "ops.cli", "demo")
-ROOT = Path(__file__).parents[2]
+from tests.demo_process import demo, processes_naming
 
-
-@contextmanager
-def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
-
-
-def processes_naming(text: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if text in line:
-                found.append(line)
-    return found
+COMMAND = ("ops.cli", "demo")
 
 
 def folder_in(output: str) -> str:
@@ -57,7 +22,7 @@ def folder_in(output: str) -> str:
 
 @pytest.mark.timeout(400)
 def test_every_cdr_is_right_and_nothing_is_left_over() -> None:
-    with demo("--calls", "150", "--seed", "7") as process:
+    with demo(*COMMAND, "--calls", "150", "--seed", "7") as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "KILLED reader-b" in output
@@ -71,7 +36,7 @@ def test_every_cdr_is_right_and_nothing_is_left_over() -> None:
 
 @pytest.mark.timeout(300)
 def test_ctrl_c_stops_everything() -> None:
-    with demo("--calls", "50") as process:
+    with demo(*COMMAND, "--calls", "50") as process:
         assert process.stdout is not None
         output = ""
         deadline = time.monotonic() + 200
@@ -89,7 +54,7 @@ def test_ctrl_c_stops_everything() -> None:
 
 @pytest.mark.timeout(400)
 def test_the_closed_demo_is_as_right_and_refuses_all_that_it_must() -> None:
-    with demo("--secure", "--calls", "100", "--seed", "3") as process:
+    with demo(*COMMAND, "--secure", "--calls", "100", "--seed", "3") as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "KILLED worker-1" in output

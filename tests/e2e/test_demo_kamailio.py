@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from ops.demo_kamailio.plan import ALL_CALLS
 from ops.stack.debian import find_sip
+from tests.demo_process import demo, processes_naming
 
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demo, with its folders below `folder`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ops.demo_kamailio"],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+COMMAND = "ops.demo_kamailio"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,22 +20,9 @@ def _programs() -> None:
     find_sip()
 
 
-def processes_naming(text: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (OSError, UnicodeDecodeError):
-                continue
-            if text in line:
-                found.append(line)
-    return found
-
-
 @pytest.mark.timeout(240)
 def test_every_cdr_agrees_with_its_callers_log(tmp_path):
-    with demo(tmp_path) as process:
+    with demo(COMMAND, env={"TMPDIR": str(tmp_path)}) as process:
         output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert f"{len(ALL_CALLS)} of {len(ALL_CALLS)} CDRs agree with their callers' logs" in output
@@ -74,7 +36,7 @@ def test_every_cdr_agrees_with_its_callers_log(tmp_path):
 
 @pytest.mark.timeout(180)
 def test_ctrl_c_in_the_midst_of_calls_stops_everything(tmp_path):
-    with demo(tmp_path) as process:
+    with demo(COMMAND, env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
         told = ""
         for line in process.stdout:
