@@ -16,7 +16,7 @@ import typer
 
 from ops.config import Config
 from ops.config_sources import Loaded
-from ops.doctor import broker, clocks, dashboard, processes, server_facts, servers, sink
+from ops.doctor import broker, clocks, dashboard, processes, server_facts, servers, sink, trust
 from ops.doctor.checks import (
     TIME_LIMIT_SECONDS,
     Check,
@@ -137,7 +137,11 @@ def _server_checks(config: Config, name: str) -> list[Check]:
         return Check(group, what, run, (f"{group}/connect",))
 
     return [
-        Check(group, "connect", lambda: servers.version(facts.get())),
+        Check(
+            group,
+            "connect",
+            lambda: [*servers.version(facts.get()), *trust.of_server(dsn, facts.get().server)],
+        ),
         check("rights", lambda: servers.rights(name, facts.get())),
         check("settings", lambda: servers.settings(facts.get())),
         Check(
@@ -176,7 +180,7 @@ def _broker_checks(config: Config, names: Sequence[str]) -> list[Check]:
 
     def connect() -> list[Finding]:
         states.get()
-        return [ok(f"Kafka at {kafka.bootstrap_servers}")]
+        return [ok(f"Kafka at {kafka.bootstrap_servers}"), *trust.of_broker(kafka)]
 
     return [
         Check("broker", "connect", connect),
