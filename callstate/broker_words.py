@@ -79,7 +79,7 @@ def _says_more(text: str, known: str) -> bool:
     return worth(text) > worth(known)
 
 
-class Telling:
+class Heard:
     """Of all that a client says while it tries to connect, the sentence that says most."""
 
     def __init__(self) -> None:

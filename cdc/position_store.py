@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 from callstate.events import Clock
 from cdc.errors import KafkaRefused, KafkaShut, KafkaUnreachable
 from cdc.lsn import lsn_text, parse_lsn
@@ -214,10 +214,10 @@ _AWAY = frozenset(
 
 
 def kafka_error(
-    error: KafkaError, doing: str, telling: Telling | None = None
+    error: KafkaError, doing: str, heard: Heard | None = None
 ) -> KafkaUnreachable | KafkaRefused:
     """Our error for one of librdkafka's, and what the client told beside it."""
-    if telling is not None and telling.advice:
-        return KafkaShut(f"{doing}: {telling.reason}", telling.advice)
+    if heard is not None and heard.advice:
+        return KafkaShut(f"{doing}: {heard.reason}", heard.advice)
     text = f"{doing}: {error.str()}"
     return KafkaUnreachable(text) if error.code() in _AWAY else KafkaRefused(text)

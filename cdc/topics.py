@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from cdc.errors import KafkaUnreachable
 from cdc.position_store import kafka_error
@@ -47,8 +47,8 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
         KafkaUnreachable: No broker answered in time.
         KafkaRefused: A topic is missing and may not be made.
     """
-    telling = Telling()
-    options: dict[str, Any] = {**_options(settings), "error_cb": telling}
+    heard = Heard()
+    options: dict[str, Any] = {**_options(settings), "error_cb": heard}
     admin = AdminClient(options)
     specs = topic_specs(settings)
     try:
@@ -65,7 +65,7 @@ def ensure_topics(settings: ReaderSettings, timeout_seconds: float) -> int:
             there = _wait_for(admin, [spec.name for spec in specs], timeout_seconds)
     except KafkaException as error:
         admin.poll(0)  # only here the client says why it did not get through
-        raise kafka_error(error.args[0], "asking for topics", telling) from error
+        raise kafka_error(error.args[0], "asking for topics", heard) from error
     found = there.get(settings.topics.events)
     if found is None or not found.partitions:
         raise KafkaUnreachable(f"topic {settings.topics.events} is not there yet")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 
 
 class Clients(Protocol):
@@ -30,12 +30,12 @@ def silent_log() -> logging.Logger:
     return log
 
 
-def telling_log(telling: Telling) -> logging.Logger:
+def hearing_log(heard: Heard) -> logging.Logger:
     """A logger that hands on what its client says, and prints nothing."""
-    log = logging.Logger("cdrstream.librdkafka.telling")  # nobody else's: it goes with its client
+    log = logging.Logger("cdrstream.librdkafka.heard")  # nobody else's: it goes with its client
     handler = logging.Handler()
     # What is recommended about settings is logged too: it is no reason.
     handler.addFilter(lambda record: record.getMessage().startswith("FAIL "))
-    handler.emit = lambda record: telling(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: heard(record.getMessage())  # type: ignore[method-assign]
     log.addHandler(handler)
     return log

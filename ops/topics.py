@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from callstate.broker_words import Telling, advice_for
+from callstate.broker_words import Heard, advice_for
 from callstate.topics import TopicKind, TopicSpec, dead_letter_topic, topic_spec
 from ops.errors import OpsError
 from ops.trust import certificate_fault
@@ -58,26 +58,26 @@ def required(kafka: Kafka) -> list[TopicSpec]:
 
 
 def admin_client(
-    kafka: Clients, timeout_seconds: float = TIMEOUT_SECONDS, telling: Telling | None = None
+    kafka: Clients, timeout_seconds: float = TIMEOUT_SECONDS, heard: Heard | None = None
 ) -> AdminClient:
     """A client for the broker; it connects at its first call.
 
     Args:
         kafka: Where the broker is, and how to get in.
         timeout_seconds: Of a request.
-        telling: Takes what the client says of itself, for `broker_away`.
+        heard: Takes what the client says of itself, for `broker_away`.
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415  not needed by `resolve`
 
-    from ops.librdkafka import silent_log, telling_log  # noqa: PLC0415
+    from ops.librdkafka import hearing_log, silent_log  # noqa: PLC0415
 
     properties: dict[str, Any] = {
         **kafka.client_properties(),
         "socket.timeout.ms": int(timeout_seconds * 1_000),
         "socket.connection.setup.timeout.ms": max(1_000, int(timeout_seconds * 1_000)),
-        **({} if telling is None else {"error_cb": telling}),
+        **({} if heard is None else {"error_cb": heard}),
     }
-    return AdminClient(properties, logger=silent_log() if telling is None else telling_log(telling))
+    return AdminClient(properties, logger=silent_log() if heard is None else hearing_log(heard))
 
 
 def states(
@@ -120,16 +120,16 @@ def speaking_to(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Itera
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
-    telling = Telling()
+    heard = Heard()
     try:
-        admin = admin_client(kafka, timeout_seconds, telling)
-        _reach(admin, telling, timeout_seconds)
+        admin = admin_client(kafka, timeout_seconds, heard)
+        _reach(admin, heard, timeout_seconds)
         yield admin
     except (KafkaException, TimeoutError) as error:
-        raise broker_away(kafka, error, telling) from error
+        raise broker_away(kafka, error, heard) from error
 
 
-def _reach(admin: AdminClient, telling: Telling, timeout_seconds: float) -> None:
+def _reach(admin: AdminClient, heard: Heard, timeout_seconds: float) -> None:
     """Returns when the broker has answered; ends early where it is known why it never will.
 
     Raises:
@@ -143,18 +143,18 @@ def _reach(admin: AdminClient, telling: Telling, timeout_seconds: float) -> None
             admin.list_topics(timeout=_REACH_SECONDS)
         except KafkaException:
             admin.poll(0)  # only here the client says why it did not get through
-            if telling.advice or time.monotonic() > deadline:
+            if heard.advice or time.monotonic() > deadline:
                 raise
         else:
             return
 
 
-def broker_away(kafka: Kafka, error: Exception, telling: Telling | None = None) -> OpsError:
+def broker_away(kafka: Kafka, error: Exception, heard: Heard | None = None) -> OpsError:
     """What to say where the broker cannot be spoken to."""
     detail: Any = error.args[0] if error.args else "no answer in time"
     text = detail.str() if hasattr(detail, "str") else str(detail)
-    if telling is not None and telling.reason:
-        text = telling.reason
+    if heard is not None and heard.reason:
+        text = heard.reason
         if "certificate" in text:
             text = certificate_fault(kafka) or text
     return OpsError(

@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 from callstate.topics import TopicKind, TopicSpec, topic_spec
 from stream_app.changelog import client_log
 from stream_app.errors import BrokerUnavailable, TopicError
@@ -45,10 +45,10 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         TopicError: A co-partitioned topic has another number of partitions.
         BrokerUnavailable: The broker does not answer.
     """
-    telling = Telling()
+    heard = Heard()
     options: dict[str, Any] = {
         **settings.librdkafka(client_id=f"{settings.worker_id}-admin"),
-        "error_cb": telling,
+        "error_cb": heard,
     }
     admin = AdminClient(options, logger=client_log)
     specs = topic_specs(settings)
@@ -56,9 +56,9 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         there = admin.list_topics(timeout=min(timeout, _ANSWER_SECONDS)).topics
     except KafkaException as error:
         admin.poll(0)  # only here the client says why it did not get through
-        told = telling.reason if telling.advice else error
+        told = heard.reason if heard.advice else error
         raise BrokerUnavailable(
-            f"the broker does not answer: {told}", telling.advice or None
+            f"the broker does not answer: {told}", heard.advice or None
         ) from error
     for spec in specs:
         known = there.get(spec.name)

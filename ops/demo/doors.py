@@ -19,9 +19,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import make_conninfo
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 from ops.demo.forbidden import Attempt
-from ops.librdkafka import telling_log
+from ops.librdkafka import hearing_log
 
 Try = Callable[[], Attempt]
 
@@ -109,17 +109,17 @@ def _postgres(dsn: str) -> str:
 
 
 def _kafka(properties: Mapping[str, str]) -> str:
-    telling = Telling()
-    options: dict[str, Any] = {**properties, "error_cb": telling}
-    admin = AdminClient(options, logger=telling_log(telling))
+    heard = Heard()
+    options: dict[str, Any] = {**properties, "error_cb": heard}
+    admin = AdminClient(options, logger=hearing_log(heard))
     words = ""
     for _ in range(_KAFKA_TRIES):
         try:
             admin.list_topics(timeout=1.0)
         except KafkaException as error:
             admin.poll(0)  # what the client says beside the error is the reason
-            words = telling.reason or str(error)
-            if telling.advice:
+            words = heard.reason or str(error)
+            if heard.advice:
                 break
         else:
             return ""

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec  # what `admin` re-exports, typed
 from psycopg import sql
 
-from callstate.broker_words import Telling
+from callstate.broker_words import Heard
 from cdc.slot_room import SlotRoom
 from ops.dsn import with_options
 from ops.errors import OpsError
@@ -109,8 +109,8 @@ def ask_sink(watched: Watched) -> Callable[[], SinkFacts]:
 
 def ask_broker(watched: Watched) -> Callable[[], Ends]:
     """Where the partitions begin and end, in one pass, and how many dead letters there are."""
-    telling = Telling()
-    admin = admin_client(watched.broker, LIMIT_SECONDS, telling)
+    heard = Heard()
+    admin = admin_client(watched.broker, LIMIT_SECONDS, heard)
     events = watched.broker.events_topic
     partitions = [TopicPartition(events, number) for number in range(watched.broker.partitions)]
     dead = TopicPartition(f"{events}.dead-letter", 0)
@@ -129,8 +129,8 @@ def ask_broker(watched: Watched) -> Callable[[], Ends]:
         except (KafkaException, TimeoutError) as error:
             admin.poll(0)  # only here the client says why it did not get through
             words = error.args[0].str() if error.args else "no answer in time"
-            raise OpsError(telling.reason or words, telling.advice) from error
-        telling.forget()
+            raise OpsError(heard.reason or words, heard.advice) from error
+        heard.forget()
         return Ends(
             {each.partition: (begins[each], ends[each]) for each in partitions},
             ends[dead] - begins[dead],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from callstate.broker_words import Telling, advice_for, short
+from callstate.broker_words import Heard, advice_for, short
 
 UNTRUSTED = (
     "sasl_ssl://k:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate"
@@ -62,11 +62,11 @@ def test_one_line_without_noise() -> None:
 
 
 def test_of_all_that_is_said_what_says_most_is_kept() -> None:
-    telling = Telling()
-    assert (telling.reason, telling.advice) == ("", "")
+    heard = Heard()
+    assert (heard.reason, heard.advice) == ("", "")
     for text in ("1/1 brokers are down", WRONG_PASSWORD, "1/1 brokers are down"):
-        telling(Said(text))
-    assert "invalid credentials" in telling.reason
-    assert "sasl_username" in telling.advice
-    telling.forget()
-    assert (telling.reason, telling.advice) == ("", "")
+        heard(Said(text))
+    assert "invalid credentials" in heard.reason
+    assert "sasl_username" in heard.advice
+    heard.forget()
+    assert (heard.reason, heard.advice) == ("", "")
