@@ -21,11 +21,16 @@ class EmitCdr(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HideCall:
-    """This call has no CDR (music on hold, chained leg): remove one that was written earlier."""
+    """This call has no CDR (music on hold, chained leg): remove one that was written earlier.
+
+    With `unknown` there is none yet: nobody knows who called. It is told so that what comes days
+    later finds what was known; each of its events is a `DeadLetter`, too.
+    """
 
     call_id: str
     reason: str
     provenance: Provenance
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Teller:
     def __init__(
         self, config: ResolutionConfig, clocks: TrafficClocks, *, explaining: bool, fixing: bool
     ) -> None:
-        """`fixing`: what the traffic said of a clock stays with a call once it is told."""
+        """`fixing`: told calls are remembered, and what the traffic said of a clock with them."""
         self._config = config
         self._clocks = clocks
         self._explain = explain if explaining else tell_briefly
@@ -117,16 +117,23 @@ class Teller:
         hidden = verdict.hidden
         if not hidden and verdict.chained and state.known.issuperset(verdict.chained):
             hidden = _CHAIN
-        if verdict.cdr is None:
-            return [
-                DeadLetter(verdict.rule, event.server, row_of(event), call_id) for _, event in timed
+        cdr = verdict.cdr
+        effects: list[Effect] = []
+        if cdr is None:
+            hidden = verdict.rule
+            effects += [
+                DeadLetter(hidden, event.server, row_of(event), call_id) for _, event in timed
             ]
+            if not self._fixing:
+                return effects  # nothing comes later
         provenance = self._explain(
             call_id, state, judgement.corrected, timed, verdict, watermark_us, hidden
         )
-        if hidden:
-            return [HideCall(call_id, hidden, provenance)]
-        return [EmitCdr(verdict.cdr, provenance)]
+        if cdr is None or hidden:
+            effects.append(HideCall(call_id, hidden, provenance, unknown=cdr is None))
+        else:
+            effects.append(EmitCdr(cdr, provenance))
+        return effects
 
 
 def _named_apart(call_id: str, verdict: Verdict) -> Verdict:

@@ -86,7 +86,7 @@ class PartitionReplay:
             if kind is EmitCdr:
                 assert isinstance(effect, EmitCdr)
                 calls[effect.cdr.call_id] = CallWrite(effect.provenance, effect.cdr)
-            elif isinstance(effect, HideCall):
+            elif isinstance(effect, HideCall) and not effect.unknown:
                 calls[effect.call_id] = CallWrite(effect.provenance, None, effect.reason)
             elif isinstance(effect, DeadLetter):
                 if effect.call_id and effect.reason.endswith(" only"):

@@ -101,9 +101,11 @@ def test_a_closed_call_is_forgotten_when_nothing_can_be_late_any_more() -> None:
 def test_a_call_that_nobody_placed_is_a_dead_letter_until_somebody_did() -> None:
     door = processor("s")
     *placed, end = events(*CALL)
-    (letter,) = door.feed([end, beat("s", 300)])
+    letter, kept = door.feed([end, beat("s", 300)])
     assert isinstance(letter, DeadLetter)
     assert (letter.reason, letter.call_id) == ("end only", "call")
+    assert isinstance(kept, HideCall)
+    assert (kept.reason, kept.unknown, len(kept.provenance.events)) == ("end only", True, 1)
     late = door.feed([*placed, beat("s", 400)])
     assert kinds(late) == ["RecordLate", "RecordLate", "EmitCdr"]
 

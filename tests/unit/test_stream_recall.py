@@ -162,6 +162,39 @@ def test_a_call_told_and_forgotten_in_one_batch_is_not_lost() -> None:
     assert (told.cdr.termination, told.provenance.revision) == ("C", 3)
 
 
+def test_a_bye_whose_call_nobody_saw_begin_waits_for_it_in_the_database() -> None:
+    """Its server was away for hours: the dead letter alone would leave the call without its end."""
+    log = Log()
+    log.call("one", 0)
+    began = [log.records.pop(0), log.records.pop(0)]
+    log.records = [record._replace(offset=n) for n, record in enumerate(log.records)]
+    for at in (10, 30_000, 40_000):
+        log.beat(at)
+    cut = len(log.records)
+    log.records += [record._replace(offset=cut + n) for n, record in enumerate(began)]
+    log.beat(40_100)
+    log.beat(40_200)
+    part = PartitionWorker(SHORT, 0, 7, {}, recalling=True)
+    part.feed(EVENTS, log.records[:cut])
+    assert not part.wanted or part.recall({}) is None  # nobody knows it
+    commit = part.cut()
+    assert commit is not None
+    [written] = commit.calls
+    assert (written.cdr, written.hidden_reason) == (None, "end only")
+    assert [record.topic for record in commit.side_records] == [SHORT.dead_letter_topic]
+    part.feed(EVENTS, [])
+    assert part.cut() is not None
+    part.feed(EVENTS, log.records[cut:])
+    assert part.wanted == {"one"}
+    told = Told(orjson.loads(orjson.dumps(written.provenance.to_json())), None)
+    part.recall({"one": call_from_provenance("one", told)})
+    commit = part.cut()
+    assert commit is not None
+    [again] = commit.calls
+    assert again.cdr is not None
+    assert (again.cdr.termination, again.provenance.revision) == ("C", 3)
+
+
 def test_a_call_that_a_batch_lets_go_and_speaks_of_is_held() -> None:
     """Its time is over at a heartbeat, and its late event comes behind that in the same batch."""
     rules = dataclasses.replace(SETTINGS.resolution, late_horizon_seconds=100)
