@@ -129,6 +129,16 @@ def speaking_to(kafka: Kafka, timeout_seconds: float = TIMEOUT_SECONDS) -> Itera
         raise broker_away(kafka, error, heard) from error
 
 
+def demand_broker(kafka: Kafka) -> None:
+    """Returns when the broker answers: commands whose own clients do not say why not ask first.
+
+    Raises:
+        OpsError: It does not, and why.
+    """
+    with speaking_to(kafka):
+        return
+
+
 def _reach(admin: AdminClient, heard: Heard, timeout_seconds: float) -> None:
     """Returns when the broker has answered; ends early where it is known why it never will.
 

@@ -16,7 +16,17 @@ import typer
 
 from ops.config import Config
 from ops.config_sources import Loaded
-from ops.doctor import broker, clocks, dashboard, processes, server_facts, servers, sink, trust
+from ops.doctor import (
+    broker,
+    certificates,
+    clocks,
+    dashboard,
+    processes,
+    server_facts,
+    servers,
+    sink,
+    trust,
+)
 from ops.doctor.checks import (
     TIME_LIMIT_SECONDS,
     Check,
@@ -142,6 +152,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
             "connect",
             lambda: [*servers.version(facts.get()), *trust.of_server(dsn, facts.get().server)],
         ),
+        check("certificate", lambda: certificates.of_server(dsn)),
         check("rights", lambda: servers.rights(name, facts.get())),
         check("settings", lambda: servers.settings(facts.get())),
         Check(
@@ -184,6 +195,7 @@ def _broker_checks(config: Config, names: Sequence[str]) -> list[Check]:
 
     return [
         Check("broker", "connect", connect),
+        Check("broker", "certificate", lambda: certificates.of_broker(kafka), needs),
         Check("broker", "topics", lambda: broker.topics(states.get()), needs),
         Check("broker", "replicas", lambda: broker.replication(states.get()), needs),
         Check(

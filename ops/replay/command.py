@@ -27,6 +27,7 @@ from ops.replay.registry import Replay, State
 from ops.replay.share import Job
 from ops.replay.showing import JSON_VERSION, show, sink_of, write_lines
 from ops.replay.watching import Watching
+from ops.topics import demand_broker
 
 if TYPE_CHECKING:
     from ops.config import Config
@@ -259,6 +260,7 @@ def _plan(
 
         return plan_servers(config, span, margin_us, server=server, calls=names)
     kafka = config.kafka
+    demand_broker(kafka)
     return plan_topic(
         kafka.client_properties(),
         kafka.events_topic,

@@ -27,6 +27,8 @@ from psycopg.conninfo import make_conninfo
 from ops.config_sources import load
 from ops.demo.doors import of_kafka, of_postgres
 from ops.demo.forbidden import at_the_broker, at_the_database
+from ops.doctor import certificates
+from ops.doctor.checks import Outcome
 from ops.install.acls import Role
 from ops.install.authority import issue
 from ops.stack import BrokerSecurity, BrokerSpec, Certificate, ServerSpec, Stack
@@ -308,6 +310,33 @@ def test_what_is_wrong_at_the_broker_is_said_in_a_line(
     assert says in error
     assert len(more) == 1, told.stderr
     assert advice in more[0]
+    assert "hush" not in told.stderr
+
+
+def test_certificates_that_end_soon_are_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = load(
+        place.folder / "admin.toml",
+        environ=place.environ,
+        overrides=[f"kafka.ssl_ca_file={place.folder}/tls/ca.pem"],
+    ).config.kafka
+    dsn = place.dsn("worker")
+    for finding in (*certificates.of_broker(kafka), *certificates.of_server(dsn)):
+        assert finding.outcome is Outcome.OK
+        assert "good for long" in str(finding)
+    monkeypatch.setattr(certificates, "CERTIFICATE_DAYS_WARN", 31.0)
+    for finding in (*certificates.of_broker(kafka), *certificates.of_server(dsn)):
+        assert finding.outcome is Outcome.WARN
+        assert re.search("good for (29|30) more days", str(finding))
+
+
+def test_a_replay_says_why_it_does_not_get_in(place: Place) -> None:
+    wrong = ("--set", "kafka.sasl_password=wrong-hush")
+    told = cdrstream("replay", *DAY, *wrong, **place.as_role("replay", "worker"))
+    assert told.returncode == 1
+    assert "Authentication failed" in told.stderr
+    assert "check kafka.sasl_username" in told.stderr
     assert "hush" not in told.stderr
 
 

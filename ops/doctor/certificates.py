@@ -1,0 +1,94 @@
+"""How long the certificates of servers and broker are still good: the day after, nobody gets in.
+
+Owns one handshake with each, and the judgement. Asks only whoever is trusted already: what is wrong
+with a certificate, connecting tells.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from psycopg.conninfo import conninfo_to_dict
+
+from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, ok, warn
+from ops.doctor.dashboard import CERTIFICATE_DAYS_WARN
+
+if TYPE_CHECKING:
+    from ops.config_sections import Kafka
+
+_POSTGRES_PORT: Final = 5432
+# protocol 3.0, "SSLRequest": its length, and the code that stands for no version.
+_SSL_REQUEST: Final = struct.pack("!ii", 8, 80_877_103)
+
+
+def of_broker(kafka: Kafka) -> list[Finding]:
+    """The certificates of the brokers that the configuration names."""
+    if not (kafka.security_protocol or "").endswith("ssl"):
+        return [ok("no certificate is asked for")]
+    context = _trusting(kafka.ssl_ca_location)
+    if kafka.ssl_certificate_location is not None and kafka.ssl_key_password is None:
+        context.load_cert_chain(kafka.ssl_certificate_location, kafka.ssl_key_location)
+    found = []
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        found += _judge(server.strip(), _days_left(host.strip("[]"), int(port), context))
+    return found or [ok("the broker's certificate is good for long")]
+
+
+def of_server(dsn: str) -> list[Finding]:
+    """The certificate of the first host of a connection string that names an authority."""
+    parts = conninfo_to_dict(dsn)
+    authority = parts.get("sslrootcert")
+    host = str(parts.get("hostaddr") or parts.get("host") or "").split(",")[0]
+    if authority is None or not host or host.startswith("/"):
+        return [ok("no certificate is asked for")]
+    port = int(str(parts.get("port") or _POSTGRES_PORT).split(",")[0])
+    context = _trusting(None if authority == "system" else str(authority))
+    found = _judge(host, _days_left(host, port, context, _ask_for_tls))
+    return found or [ok("its certificate is good for long")]
+
+
+def _trusting(authority: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority)
+    context.check_hostname = False  # whoever connects checks it; here it is only read
+    return context
+
+
+def _days_left(
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    before: Callable[[socket.socket], None] = lambda _: None,
+) -> float | None:
+    """Days until it ends; None where there is no way to it from here."""
+    try:
+        with socket.create_connection((host, port), TIME_LIMIT_SECONDS) as connection:
+            before(connection)
+            with context.wrap_socket(connection, server_hostname=host) as encrypted:
+                told = encrypted.getpeercert() or {}
+    except OSError:  # an ssl.SSLError is one
+        return None
+    return (ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time()) / 86_400
+
+
+def _ask_for_tls(connection: socket.socket) -> None:
+    connection.sendall(_SSL_REQUEST)
+    if connection.recv(1) != b"S":
+        raise OSError("the server has no TLS")
+
+
+def _judge(name: str, days: float | None) -> list[Finding]:
+    if days is None or days >= CERTIFICATE_DAYS_WARN:
+        return []
+    return [
+        warn(
+            f"the certificate of {name} is good for {days:.0f} more days",
+            f"{CERTIFICATE_DAYS_WARN:.0f}",
+            "renew it there in time: afterwards nobody gets in",
+        )
+    ]
