@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from ops.dashboard.quality import ask_quality
+from ops.dashboard.quality import ask_day, ask_hour
 from ops.dashboard.replays import ask_replays
 from ops.librdkafka import silent_log
 from ops.monitor.asking import Asker, Askers, Rhythm
@@ -23,6 +23,7 @@ from ops.monitor.watched import Watched
 from ops.visible import visible
 
 QUALITY_SECONDS: Final = 10.0
+DAY_SECONDS: Final = 20.0
 LETTERS_SECONDS: Final = 2.0
 REPLAYS_SECONDS: Final = 5.0
 WANTED_SECONDS: Final = 30.0  # since a page was looked at
@@ -57,8 +58,14 @@ class Boards:
         self._looked_at: dict[str, float] = {}
         self.quality: Asker[dict[str, Any]] = Asker(
             "quality",
-            ask_quality(watched),
+            ask_hour(watched),
             Rhythm(QUALITY_SECONDS, share=_SHARE),
+            partial(self._is_wanted, "quality"),
+        )
+        self.day: Asker[dict[str, Any]] = Asker(
+            "quality of the day",
+            ask_day(watched),
+            Rhythm(DAY_SECONDS, share=_SHARE),
             partial(self._is_wanted, "quality"),
         )
         self.letters: Asker[list[Letter]] = Asker(
@@ -73,7 +80,7 @@ class Boards:
             ask_replays(watched, partial(self._is_wanted, "replays")),
             Rhythm(REPLAYS_SECONDS, share=_SHARE),
         )
-        self._askers = Askers("boards", [self.quality, self.letters, self.replays], 2)
+        self._askers = Askers("boards", [self.quality, self.day, self.letters, self.replays], 2)
 
     def start(self) -> None:
         """Begins to ask."""

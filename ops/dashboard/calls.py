@@ -1,6 +1,6 @@
 """Searching calls in the sink: the only questions that a page view puts to the database.
 
-Owns the SQL, its limits (3 s, four at once, fifty rows a page, 200,000 looked at) and paging by
+Owns the SQL, its limits (3 s, four at once, fifty rows a page, 100,000 looked at) and paging by
 position, so that page 1,000 costs what page 1 does. Refuses to render.
 """
 
@@ -22,7 +22,7 @@ from ops.monitor.sources import LIMIT_SECONDS, sink_dsn
 from ops.monitor.watched import Watched
 
 PAGE_ROWS: Final = 50
-LOOK_ROWS: Final = 200_000
+LOOK_ROWS: Final = 100_000
 AT_ONCE: Final = 4
 ACTIVE_MAX: Final = 100
 OUTCOMES: Final = ("C", "T", "A", "F", "U")

@@ -81,6 +81,8 @@ class Pages:
             )
         elif name == "quality":
             needs["quality"] = _answer(self._boards.quality.answer, QUALITY_SECONDS)
+            needs["day"] = self._boards.day.answer.value
+            needs["day_error"] = self._boards.day.answer.error
         elif name == "gaps":
             needs["letters"] = _answer(self._boards.letters.answer, QUALITY_SECONDS)
         elif name == "replays":

@@ -198,10 +198,21 @@ def _hours(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetim
         since = end
 
 
-def ask_quality(watched: Watched) -> Callable[[], dict[str, Any]]:
-    """The figures of the last hour and day, and the doubts of the last hour."""
+def ask_day(watched: Watched) -> Callable[[], dict[str, Any]]:
+    """The figures of the last day."""
     connected = Reconnecting(sink_dsn(watched), "cdrstream dashboard")
     day = Day()
+
+    def read(connection: Connection) -> dict[str, Any]:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        return day.counts(now, lambda begin, end: counted(connection, begin, end)).figures()
+
+    return lambda: connected(read)
+
+
+def ask_hour(watched: Watched) -> Callable[[], dict[str, Any]]:
+    """The figures of the last hour, and how far its records can be trusted."""
+    connected = Reconnecting(sink_dsn(watched), "cdrstream dashboard")
 
     def read(connection: Connection) -> dict[str, Any]:
         now = datetime.now(UTC).replace(tzinfo=None)
@@ -211,10 +222,8 @@ def ask_quality(watched: Watched) -> Callable[[], dict[str, Any]]:
         rows = connection.execute(_DOUBTFUL, span).fetchall()
         more = {"rows": MOVED_ROWS, "least": MOVED_LEAST_SECONDS}
         moved = connection.execute(_MOVED, {**span, **more}).fetchone()
-        whole = day.counts(now, lambda begin, end: counted(connection, begin, end))
         return {
             "hour": _hour(connection, since, now),
-            "day": whole.figures(),
             "doubts": dict(zip(_DOUBT_NAMES, doubts or (), strict=True)),
             "moved": dict(zip(("looked_at", "calls", "most"), moved or (), strict=True)),
             "doubtful": [dict(zip(_DOUBTFUL_NAMES, row, strict=True)) for row in rows],
