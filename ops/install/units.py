@@ -88,14 +88,16 @@ def run(
 def text(unit: Unit, program: str, user: str, config: Path | None) -> str:
     """The content of one unit's file."""
     stem = unit.name.removesuffix(".service")
-    state = f"{stem.rstrip('@')}-%i" if stem.endswith("@") else stem
+    family = stem.rstrip("@")
+    state = f"{family}-%i" if stem.endswith("@") else stem
+    own = dict.fromkeys((family, state))  # of the role, and then of the instance
     return Template(_TEMPLATE.read_text("utf-8")).substitute(
         name=unit.name,
         description=unit.description,
         command=unit.command,
         program=_quoted(program),
         config=_quoted(str(_CONFIG if config is None else config.absolute())),
-        environment=f"{state}.env",
+        environment="\n".join(f"EnvironmentFile=-/etc/cdrstream/{name}.env" for name in own),
         state=state,
         user=user,
     )

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ops import cli
+from ops.install.acls import users
 from ops.install.units import UNITS, text
 from stream_app.settings import WorkerSettings
 from tests.command_lines import parse
@@ -48,6 +49,23 @@ def test_units_say_when_and_how_long():
         assert int(values["TimeoutStopSec"]) > settings.shutdown_seconds
         assert values["RestartPreventExitStatus"] == "2"
         assert "$" not in "\n".join(lines)
+
+
+def test_a_role_has_its_login_and_an_instance_what_is_its_own():
+    found = {}
+    for unit in UNITS:
+        lines = text(unit, "/usr/bin/true", "cdrstream", None).splitlines()
+        own = [line.rpartition("/")[2] for line in lines if line.startswith("EnvironmentFile=")]
+        found[unit.name.removesuffix(".service")] = own
+    assert found == {
+        "cdrstream-reader": ["environment", "cdrstream-reader.env"],
+        "cdrstream-reader@": ["environment", "cdrstream-reader.env", "cdrstream-reader-%i.env"],
+        "cdrstream-worker@": ["environment", "cdrstream-worker.env", "cdrstream-worker-%i.env"],
+        "cdrstream-dashboard": ["environment", "cdrstream-dashboard.env"],
+    }
+    assert {f"{user}.env" for user in users(()).values()} >= {own[1] for own in found.values()}, (
+        "as `acls --make-users` names them"
+    )
 
 
 def analyze(*arguments: str, folder: Path) -> str:
