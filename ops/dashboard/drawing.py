@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ops.monitor.facts import Json
 
-CLOCK_WIDTH: Final = 220
+CLOCK_WIDTH: Final = 170
 LANE_WIDTH: Final = 240
 _CLOCK_LEAST: Final = 1.5  # thresholds of room on each side, when all clocks are right
 _LANE_LEAST_SECONDS: Final = 15.0
