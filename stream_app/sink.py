@@ -28,7 +28,7 @@ from callstate.events import format_time
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.active_calls import Change, write_active
 from stream_app.copy_text import cdr_line, provenance_line
-from stream_app.errors import SinkRefused, SinkUnavailable
+from stream_app.errors import SinkRefused, SinkUnavailable, way_into_sink
 from stream_app.reused import NAMES_MAX, begun_again, names_of
 
 log = logging.getLogger(__name__)
@@ -404,7 +404,10 @@ class _Told:
         state = error.sqlstate or ""
         if state[:2] in ("42", "28", "3D", "3F", "0A"):
             raise SinkRefused(f"the sink refuses: {_one_line(error)} ({state})") from error
-        raise SinkUnavailable(f"the sink cannot be written to: {_one_line(error)}") from error
+        words = _one_line(error)
+        raise SinkUnavailable(
+            f"the sink cannot be written to: {words}", way_into_sink(words)
+        ) from error
 
 
 def _is_poison(error: Exception) -> bool:

@@ -388,3 +388,14 @@ def test_a_service_says_why_it_does_not_get_in(place: Place, role: str) -> None:
     text = log.read_text()
     assert "invalid credentials" in text
     assert text.count("invalid credentials") <= 6, "it does not say so all the time"
+
+
+def test_a_worker_says_why_the_sink_does_not_let_it_in(place: Place) -> None:
+    log = place.folder / "refused-by-the-sink.log"
+    how = place.as_role("worker")
+    dsn = make_conninfo(place.dsn("worker"), password="wrong-hush")
+    how["environ"] = {**place.environ, **place.login("worker"), "CDRSTREAM_SINK__DSN": dsn}
+    with service("worker", log=log, **how):
+        until(lambda: "check user and password in sink.dsn" in log.read_text())
+    assert "password authentication failed" in log.read_text()
+    assert "hush" not in log.read_text()
