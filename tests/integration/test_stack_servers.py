@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,20 @@ from pathlib import Path
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
-from ops.stack import KafkaBroker, PortTakenError, ServerSpec, Stack, ports
+from ops.install.authority import issue
+from ops.stack import (
+    BrokerSecurity,
+    BrokerSpec,
+    Certificate,
+    KafkaBroker,
+    PortTakenError,
+    ServerSpec,
+    Stack,
+    StackError,
+    ports,
+)
 from ops.stack.binaries import EMBEDDED
 
 pytestmark = pytest.mark.timeout(180)
@@ -275,3 +288,52 @@ def test_settings_go_before_the_defaults(extra_server) -> None:
 def test_a_setting_that_is_wrong_is_said(extra_server) -> None:
     with pytest.raises(Exception, match=r"did not start.*unrecognized configuration parameter"):
         extra_server(settings={"wal_levle": "logical"})
+
+
+@pytest.mark.parametrize("version", [None, *EMBEDDED])
+def test_a_closed_server_has_no_way_in_without_tls_and_password(
+    extra_server, version, tmp_path: Path
+) -> None:
+    issue(tmp_path, ["postgres,127.0.0.1"])
+    certificate = Certificate.of(tmp_path, "postgres")
+    server = extra_server(version=version, password="hush-closed", certificate=certificate)
+    query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    with server.connect() as conn:
+        assert conn.execute(query).fetchone() == (True,)
+        lines = conn.execute("SELECT type, auth_method FROM pg_hba_file_rules").fetchall()
+        assert lines == [("hostssl", "scram-sha-256")]
+    for wrong in ({"sslmode": "disable"}, {"password": "other"}):
+        with pytest.raises(psycopg.OperationalError):
+            server.connect(**wrong)
+    server.kill()
+    server.start()
+    with server.connect() as conn:
+        assert conn.execute(query).fetchone() == (True,)
+    assert not (server.folder / "superuser").exists()
+
+
+def test_a_closed_server_without_a_password_would_not_be_one(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="everybody may come in"):
+        ServerSpec("a", certificate=Certificate.of(tmp_path, "postgres"))
+
+
+def test_a_closed_broker_knows_its_users_from_the_start_and_after_a_crash(tmp_path: Path) -> None:
+    issue(tmp_path, ["kafka,127.0.0.1"])
+    users = {"admin": "hush-admin", "other": "hush-other"}
+    security = BrokerSecurity(Certificate.of(tmp_path, "kafka"), users)
+    assert "hush" not in repr(security)
+    with Stack([], broker=BrokerSpec(short_lived=True, security=security)) as stack:
+        broker = stack.broker
+        broker.create_topic("closed", 1)
+        broker.kill()
+        broker.start()
+        assert "closed" in broker.admin().list_topics(timeout=10).topics
+        seen = AdminClient(broker.client_properties("other")).list_topics(timeout=10).topics
+        assert list(seen) == [], "it is let in, and may see nothing"
+        properties = broker.folder / "server.properties"
+        assert "hush-admin" in properties.read_text()
+        assert stat.S_IMODE(properties.stat().st_mode) == 0o600
+        assert not (broker.folder / "format.args").exists()
+        assert "hush" not in broker.log.read_text()
+    with pytest.raises(StackError, match="cannot be"):
+        BrokerSecurity(Certificate.of(tmp_path, "kafka"), {"admin": 'a"; evil'})
