@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running,
 # `make demo SECURE=1` has TLS, passwords and the least rights everywhere.
-# More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve".
+# More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve", make test JOBS=4.
 .PHONY: audit changelog dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
 
 python := .venv/bin/python
@@ -22,8 +22,9 @@ demo: setup
 demo-kamailio: setup
 	@$(python) -m ops.demo_kamailio $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
 
+# Files of tests go to two processes, each with servers of its own: most of their time is waiting.
 test: setup
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 # The domain compiled by mypyc, into .tools/compiled; its tests are those of the sources.
 compiled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +32,16 @@ NEED_SERVICES = ("integration", "e2e")
 
 
 def pytest_sessionstart() -> None:
-    """`make test-compiled` must not pass on the sources."""
+    """Sees that all is as the tests expect it.
+
+    Raises:
+        UsageError: `make test-compiled` would pass on the sources.
+    """
     import callstate.processor
 
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        # Its processes ignore Ctrl-C, and all that they start would.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("EXPECT_COMPILED") and callstate.processor.__file__.endswith(".py"):
         raise pytest.UsageError(f"not compiled: {callstate.processor.__file__}")
 

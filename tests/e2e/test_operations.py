@@ -216,9 +216,12 @@ def test_status_as_json_is_the_picture(calm: Site) -> None:
 
 def test_export_is_all_of_the_range(calm: Site, tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    span = ("--from", (now - timedelta(hours=1)).isoformat(), "--to", now.isoformat())
+    ago = now - timedelta(hours=1)
+    span = ("--from", ago.isoformat(), "--to", now.isoformat())
     with psycopg.connect(calm.stack.sink.dsn) as sink:
-        row = sink.execute("SELECT count(*) FROM cdrs WHERE start_time < %s", (now,)).fetchone()
+        row = sink.execute(
+            "SELECT count(*) FROM cdrs WHERE start_time >= %s AND start_time < %s", (ago, now)
+        ).fetchone()
         assert row is not None
     out = tmp_path / "cdrs.csv"
     told = cdrstream("export", *span, "--out", str(out), config=calm.config)
