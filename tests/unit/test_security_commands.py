@@ -144,3 +144,19 @@ def test_the_pages_role_is_in_the_printed_sql_and_its_password_is_not():
     same = ("--set", "dashboard.dsn=host=h dbname=SIPXCDR user=w")
     others = run("provision", "--print-sql", *sink, *same).output
     assert told.count("CREATE ROLE") == others.count("CREATE ROLE") + 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "told"),
+    [
+        ("a=host=h user=postgres password=hush", True),
+        ("a=postgresql://postgres:hush@h/SIPXCDR", True),
+        ("a=host=h user=postgres passfile=/root/.pgpass", False),
+        ("a=no dsn", False),
+    ],
+)
+def test_a_password_on_the_command_line_is_noticed_and_not_repeated(dsn, told):
+    server = ("--set", "servers.a.dsn=host=h user=r")
+    said = run("provision", "--print-sql", "--admin-dsn", dsn, *server)
+    assert ("everybody on this machine" in said.stderr) == told
+    assert "hush" not in said.output
