@@ -21,10 +21,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
+from ops.dashboard.calls import Search, _listed, begun
+from ops.dashboard.scan import scan
 from ops.export import ALL_COLUMNS, COLUMNS
+from ops.monitor.watched import Broker
 from tests.cli_kit import cdrstream, environment, service, until
-from tests.site_kit import Site, row, samples, whole_call
+from tests.site_kit import PARTITIONS, Site, row, samples, whole_call
 
 STATUS_SECONDS = 2.0  # how old a status may be
 HEARTBEAT_SECONDS = 1.0
@@ -201,6 +205,52 @@ def test_health(calm: Site) -> None:
         for path in ("/healthz", "/readyz"):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
                 assert answer.read() == b"ok\n"
+
+
+def test_a_call_of_long_ago_is_found_by_when_it_began(
+    calm: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of records lie behind it; here three do."""
+    monkeypatch.setattr("ops.dashboard.scan.RECORDS_MAX", 3)
+    broker = Broker({"bootstrap.servers": calm.stack.broker.bootstrap_servers}, "sipx.", PARTITIONS)
+    topic, call = broker.events_topic, "talking@example.com"
+    until(lambda: not scan(broker, topic, call).found, 30)
+    with psycopg.connect(calm.stack.sink.dsn, row_factory=dict_row) as sink:
+        moments = begun(sink, call)
+        assert begun(sink, "nobody@example.com") == ()
+    assert len(moments) == 2
+    told = scan(broker, topic, call, moments)
+    assert len(told.found) == 2
+    offsets = [record.offset for record in told.found]
+    assert offsets == sorted(set(offsets))
+
+
+def test_a_search_looks_at_so_many_records_and_then_further_back(
+    calm: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.dashboard.calls.LOOK_ROWS", 10)
+
+    def all_of(**asked: str) -> tuple[int, list[str]]:
+        """How many pages it takes, and what is on them."""
+        before, pages, found = "", 0, list[str]()
+        while pages == 0 or before:
+            rows, before, looked = _listed(sink, Search(before=before, **asked))
+            pages += 1
+            found += [each["call_id"] for each in rows]
+            assert (looked is None) == (not before)
+        return pages, found
+
+    with psycopg.connect(calm.stack.sink.dsn, row_factory=dict_row) as sink:
+        row = sink.execute("SELECT count(*) AS calls FROM cdrs").fetchone()
+        assert row is not None
+        pages, found = all_of(text="no such user")
+        assert found == []
+        assert pages == row["calls"] // 10 + 1
+        users = sink.execute("SELECT call_id FROM cdrs WHERE caller_aor ILIKE '%alice%'").fetchall()
+        pages, found = all_of(text="ALICE")
+        assert sorted(found) == sorted(user["call_id"] for user in users)
+        assert all_of(text="usual-7@example.com") == (1, ["usual-7@example.com"])
+        assert all_of(outcome="T")[1] == []
 
 
 def test_status_as_json_is_the_picture(calm: Site) -> None:
