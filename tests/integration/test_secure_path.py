@@ -399,3 +399,14 @@ def test_a_worker_says_why_the_sink_does_not_let_it_in(place: Place) -> None:
         until(lambda: "check user and password in sink.dsn" in log.read_text())
     assert "password authentication failed" in log.read_text()
     assert "hush" not in log.read_text()
+
+
+def test_a_reader_says_why_it_does_not_trust_a_server(place: Place) -> None:
+    log = place.folder / "not-trusted.log"
+    how = place.as_role("reader")
+    dsn = make_conninfo(place.dsn("reader"), host="elsewhere.example")
+    how["environ"] = {**place.environ, **place.login("reader"), "CDRSTREAM_SERVERS__A__DSN": dsn}
+    with service("reader", log=log, **how) as process:
+        until(lambda: "host a name that the certificate has" in log.read_text())
+        assert process.poll() is None, "it goes on trying"
+    assert "does not match host name" in log.read_text()
