@@ -419,9 +419,21 @@ def test_with_tls_and_a_password_others_may_look(
             assert "Watermarks" in answer.read().decode()
         (cookie,) = jar.cookiejar
         assert cookie.secure
+        told = _doctor(calm, *options, f"--set=dashboard.listen=0.0.0.0:{port[1]}")
+        assert "pages: 0.0.0.0:" in told
+        assert "answers, and asks for a login" in told
+        assert "is good for 2 more days" in told
+        told = _doctor(calm, f"--set=dashboard.listen=0.0.0.0:{port[1]}")
+        assert "FAIL  address: dashboard.listen" in told
+        assert "nobody has to log in" in told
+        assert "skip  pages: needs dashboard/address" in told
         assert process.poll() is None
     assert "correct horse" not in log.read_text()
     assert hashed not in log.read_text()
+
+
+def _doctor(site: Site, *options: str) -> str:
+    return cdrstream("doctor", "-v", *options, config=site.config).stdout
 
 
 def _code(url: str, trusted: ssl.SSLContext) -> int:
