@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -61,6 +62,9 @@ def run_worker(settings: WorkerSettings, on_worker: Callable[[Worker], None] | N
     """
     quiet_frameworks()
     _collect_rarely()
+    # The thread that commits gives the interpreter away at each word with database and broker; at
+    # the default of 5 ms it waits a third of a second a commit to have it back.
+    sys.setswitchinterval(0.001)
     runner = asyncio.Runner()
     code = EXIT_FAILED
     try:

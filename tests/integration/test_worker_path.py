@@ -62,10 +62,13 @@ def test_calls_become_rows_and_progress_is_told(bed: Bed) -> None:
         names[7],
     )
     assert (revision, events) == (3, 3)
-    stream = [
-        (m.key().decode(), orjson.loads(m.value()))
-        for m in bed.read_topic(bed.settings.cdrs_topic, 4)
-    ]
+
+    def revisions() -> list[tuple[str, Any]]:
+        found = bed.read_topic(bed.settings.cdrs_topic, 4)
+        return [(m.key().decode(), orjson.loads(m.value())) for m in found]
+
+    # after the transaction that has just been seen, and after nothing but that
+    stream = until(lambda: len(told := revisions()) >= 50 and told, "revisions on the topic")
     assert sorted(key for key, _ in stream) == names
     assert {(told["revision"], told["cdr"]["termination"]) for _, told in stream} == {(3, "C")}
     until(lambda: bed.committed() == bed.ends(), "group offsets at the end")
