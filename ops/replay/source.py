@@ -253,6 +253,8 @@ def consumer_options(kafka: Mapping[str, Any], queue_kbytes_max: int = 16_384) -
         "fetch.wait.max.ms": 50,
         "fetch.message.max.bytes": 1024 * 1024,
         "queued.min.messages": 2_000,
+        # By default a full queue is looked at again after a second: 2,000 records a partition.
+        "fetch.queue.backoff.ms": 10,
         "queued.max.messages.kbytes": queue_kbytes_max,
     }
 
