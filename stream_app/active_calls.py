@@ -7,7 +7,7 @@ the difference every few seconds, so that a short call, or a backlog, costs noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -32,6 +32,9 @@ ON CONFLICT (call_id) DO UPDATE SET partition = excluded.partition,
     connect_time = excluded.connect_time
 """
 
+_UNREAD: Final = -1  # instead of a number of events
+_TOLD_AT_ONCE: Final = 1_000  # of a partition
+
 
 class ActiveCall(NamedTuple):
     """One call in progress; times are ISO 8601 in UTC, corrected by the probes' offsets."""
@@ -46,7 +49,7 @@ class ActiveCall(NamedTuple):
 
 def active_call(call_id: str, state: CallState) -> ActiveCall | None:
     """The call, if somebody talks in it now."""
-    if not _is_established(state):
+    if not is_established(state):
         return None
     setup: CallEvent | None = None
     request: CallEvent | None = None
@@ -82,7 +85,7 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
     )
 
 
-def _is_established(state: CallState) -> bool:
+def is_established(state: CallState) -> bool:
     """Whether a dialog was set up that nobody has ended; cheap, for every change asks it."""
     if state.closed:
         return False
@@ -114,42 +117,50 @@ class ActiveCalls:
 
     def __init__(self) -> None:
         self.now: dict[str, int] = {}  # in the order in which they were answered
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}  # in the order in which they are told
         self._begun = False
 
     def note(self, call_id: str, state: CallState | None) -> bool:
         """A call has changed, or is gone (None); whether somebody talks in it."""
-        if state is not None and _is_established(state):
+        if state is not None and is_established(state):
             known = len(state.events)
             if self.now.get(call_id) != known:
                 self.now[call_id] = known
-                self._changed.add(call_id)
+                self._changed[call_id] = None
             return True
         if self.now.pop(call_id, None) is not None:
-            self._changed.add(call_id)
+            self._changed[call_id] = None
         return False
 
-    def put_in_order(self, call_ids: Sequence[str]) -> None:
-        """The order in which they were answered, of calls that were noted in another one."""
-        self.now = {call_id: self.now[call_id] for call_id in call_ids}
+    def note_unread(self, call_ids: Iterable[str]) -> None:
+        """Somebody talks in these, in the order in which they were answered; no more is known."""
+        for call_id in call_ids:
+            self.now[call_id] = _UNREAD
 
     def take_change(self, state_of: Callable[[str], CallState | None]) -> Change | None:
-        """What the table is to be told; None where it knows all."""
-        if self._begun and not self._changed:
+        """What the table is to be told next; None where it knows all.
+
+        Of a partition with very many calls only some: they are read for it on the event loop.
+        """
+        clear = not self._begun
+        if clear:
+            self._begun = True
+            self._changed = dict.fromkeys(self.now)
+        elif not self._changed:
             return None
-        changed = self._changed if self._begun else set(self.now)
-        calls, gone = [], []
-        for call_id in sorted(changed):
+        calls: list[ActiveCall] = []
+        gone: list[str] = []
+        for call_id in list(self._changed):
+            if len(calls) == _TOLD_AT_ONCE:
+                break
+            del self._changed[call_id]
             state = state_of(call_id) if call_id in self.now else None
             call = None if state is None else active_call(call_id, state)
             if call is None:
                 gone.append(call_id)
             else:
                 calls.append(call)
-        change = Change(clear=not self._begun, gone=gone, calls=calls)
-        self._begun = True
-        self._changed = set()
-        return change
+        return Change(clear, sorted(gone), sorted(calls))
 
     def tell_all_again(self) -> None:
         """A change could not be written: the next one says everything."""

@@ -18,7 +18,7 @@ from cramjam import DecompressionError, lz4
 
 from callstate.call import STATE_VERSION, CallState
 from callstate.state_json import UnreadableState, decode_state, encode_state
-from stream_app.active_calls import ActiveCalls, time_us
+from stream_app.active_calls import ActiveCalls, is_established, time_us
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class PartitionCalls:
     def deadlines(self) -> Iterator[tuple[str, int]]:
         """When calls are looked at next, and a note of who is talking: for a partition taken up.
 
-        Where an older version wrote a call it is decoded for that.
+        Only where an older version wrote a call it is decoded for that.
 
         Raises:
             ValueError: A newer version wrote it.
@@ -169,7 +169,9 @@ class PartitionCalls:
         for call_id, encoded in self._encoded.items():
             if encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
                 _, version, is_active, due_us = _HEAD.unpack_from(encoded)
-                if version == STATE_VERSION and not is_active:
+                if version == STATE_VERSION:
+                    if is_active:
+                        due_us_of[call_id] = due_us
                     if due_us != _NEVER:
                         yield call_id, due_us
                     continue
@@ -177,11 +179,11 @@ class PartitionCalls:
             if state is None:
                 broken.append((call_id, encoded))
                 continue
-            if self.active.note(call_id, state):
-                due_us_of[call_id] = state.deadline_us or 0
+            if is_established(state):
+                due_us_of[call_id] = _NEVER if state.deadline_us is None else state.deadline_us
             if state.deadline_us is not None:
                 yield call_id, state.deadline_us
-        self.active.put_in_order(sorted(due_us_of, key=due_us_of.__getitem__))
+        self.active.note_unread(sorted(due_us_of, key=due_us_of.__getitem__))
         for call_id, encoded in broken:
             self._decode(call_id, encoded)
 

@@ -63,10 +63,33 @@ def test_the_table_is_told_of_differences_only() -> None:
     assert (again.clear, [call.call_id for call in again.calls]) == (True, ["two"])
 
 
-def test_calls_that_are_read_back_are_active_again() -> None:
-    calls = PartitionCalls({"call": encode_call(state(*TALKING), is_active=True)}, decoded_max=0)
+def test_very_many_calls_are_told_in_portions() -> None:
+    active = ActiveCalls()
+    talking = state(*TALKING)
+    names = [f"call-{number:04}" for number in range(2_300)]
+    active.note_unread(names)
+    portions = []
+    while (change := active.take_change(lambda _: talking)) is not None:
+        portions.append(change)
+    assert [(each.clear, len(each.calls)) for each in portions] == [
+        (True, 1_000),
+        (False, 1_000),
+        (False, 300),
+    ]
+    assert [call.call_id for each in portions for call in each.calls] == names
+    active.note(names[0], state(*TALKING, row("S", 3)))
+    [again] = iter(lambda: active.take_change(lambda _: talking), None)
+    assert [call.call_id for call in again.calls] == [names[0]]
+
+
+def test_calls_that_are_read_back_are_active_again_and_not_read_for_it() -> None:
+    encoded = encode_call(state(*TALKING), is_active=True)
+    calls = PartitionCalls({"call": encoded, "broken": encoded[:-9]}, decoded_max=0)
     assert list(calls.deadlines()) == []
-    assert set(calls.active.now) == {"call"}
+    assert set(calls.active.now) == {"call", "broken"}
+    change = calls.active.take_change(calls.peek)
+    assert change is not None
+    assert ([call.call_id for call in change.calls], change.gone) == (["call"], ["broken"])
 
 
 def test_the_oldest_call_is_the_one_that_was_answered_first() -> None:
