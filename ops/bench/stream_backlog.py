@@ -47,9 +47,9 @@ class Figure:
 
 
 def empty_backlog(
-    bench: Bench, events: int, workers: int = 1, profile: Path | None = None
+    bench: Bench, events: int, workers: int = 1, profile: Path | None = None, *, before: int = 0
 ) -> Figure:
-    """From ready partitions to the last record's transaction."""
+    """From ready partitions to the last record's transaction; `before`: records ahead of it."""
     ends = bench.ends()
     with contextlib.ExitStack() as stack:
         running = [
@@ -67,7 +67,7 @@ def empty_backlog(
         used = sum(cpu_seconds(process.pid) for process in running) - before
         others_used = sum(tree_cpu_seconds(pid) for pid in others) - others_before
         memory = sum(rss_mb(process.pid) for process in running)
-    share = (ends - read) / ends
+    share = (ends - read) / (ends - before)
     name = f"{workers} worker{'s' * (workers > 1)}"
     return Figure(name, round(events * share), seconds, used, memory, others_used)
 
