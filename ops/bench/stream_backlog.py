@@ -47,9 +47,9 @@ class Figure:
 
 
 def empty_backlog(
-    bench: Bench, events: int, workers: int = 1, profile: Path | None = None, *, before: int = 0
+    bench: Bench, events: int, workers: int = 1, profile: Path | None = None, *, behind: int = 0
 ) -> Figure:
-    """From ready partitions to the last record's transaction; `before`: records ahead of it."""
+    """From ready partitions to the last record's transaction; `behind`: how many lie before it."""
     ends = bench.ends()
     with contextlib.ExitStack() as stack:
         running = [
@@ -67,7 +67,7 @@ def empty_backlog(
         used = sum(cpu_seconds(process.pid) for process in running) - before
         others_used = sum(tree_cpu_seconds(pid) for pid in others) - others_before
         memory = sum(rss_mb(process.pid) for process in running)
-    share = (ends - read) / (ends - before)
+    share = (ends - read) / (ends - behind)
     name = f"{workers} worker{'s' * (workers > 1)}"
     return Figure(name, round(events * share), seconds, used, memory, others_used)
 

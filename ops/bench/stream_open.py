@@ -65,7 +65,7 @@ def _run(stack: Stack, folder: Path, store: str, calls: int, backlog_calls: int)
         [taken] = process.said("partitions_assigned")[:1]
         second_mb = rss_mb(process.pid)
     events = bench.fill(backlog_calls)
-    figure = empty_backlog(bench, events, before=ends)
+    figure = empty_backlog(bench, events, behind=ends)
     told = {
         "rss_mb": max(first_mb, second_mb),
         "busy_mb": figure.rss_mb,
