@@ -151,7 +151,7 @@ class Bed:
                 " where slot_name = %s",
                 (self.settings().slot_name,),
             ).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row and row[0] is not None else 0  # none while it is made
 
     def records(self, topic: str | None = None) -> list[Record]:
         """Everything in a topic now (the event topic by default); each partition in its order.
