@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# The first that fits wins; what stands first says more than what librdkafka adds behind it.
 _AUTHORITY: Final = (
     "kafka.ssl_ca_file must be the file of the authority that signed the broker's certificate"
 )
 _NAME: Final = "kafka.bootstrap_servers must name the broker as its certificate does"
-# The first that fits wins.
+# The first that fits wins; what stands first says more than what librdkafka adds behind it.
 _MEANINGS: Final = (
     (
         r"certificate is not valid for|[Hh]ostname mismatch|IP address mismatch",

@@ -28,11 +28,6 @@ class KafkaRecord(Protocol):
 
 def read_record(record: KafkaRecord) -> Record:
     """A Kafka record as the domain knows it; what cannot be read keeps its original bytes."""
-    headers, value = record.headers, record.value
-    if headers and headers[0] == _EVENT_HEADER and value is not None:  # nearly every record
-        event = event_of_message(value)
-        if event is not None:
-            return event
     return read_value(kind_of(record.headers), record.value, record.key)
 
 

@@ -123,18 +123,12 @@ class Phones:
         command = [*self._command("register", self._free.pick(), name, 0), "-inf", str(table)]
         command += ["-m", str(len(lines)), "-r", "50", "-timeout", str(_REGISTER_SECONDS)]
         command += ["-timeout_error", f"{ports.HOST}:{self._proxies[proxy]}"]
-        with (self._folder / f"{name}.log").open("wb") as log:
-            done = subprocess.run(
-                command,
-                cwd=self._folder,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=2 * _REGISTER_SECONDS,
-                check=False,
-            )
-        if done.returncode:
+        process = self._started(name, command)
+        try:
+            failed = process.wait(2 * _REGISTER_SECONDS)
+        finally:
+            process.kill()
+        if failed:
             raise OpsError(
                 f"proxy {proxy} does not register phones", f"see {name}.err in {self._folder}"
             )
@@ -161,15 +155,7 @@ class Phones:
         if planned.password:
             command += ["-au", "member1", "-ap", planned.password]
         command.append(f"{ports.HOST}:{self._proxies[planned.proxy]}")
-        with (self._folder / f"{planned.name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        process = self._started(planned.name, command)
         self._callers.append(_Caller(planned, process, self._folder / f"{planned.name}.err"))
 
     def wait(self) -> list[str]:
@@ -207,6 +193,17 @@ class Phones:
             phone.kill()
         self._waiting.clear()
         self._nowhere.close()
+
+    def _started(self, name: str, command: Sequence[str | bytes]) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def _port_of(self, other: str) -> int:
         if other == NOWHERE:

@@ -15,9 +15,8 @@ from zlib import crc32
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from callstate.envelope import EVENT, KIND_HEADER, Record, ReferenceKnown
+from callstate.envelope import EVENT, Record, ReferenceKnown
 from callstate.exchanges import Exchange
-from callstate.plain_rows import event_of_message
 from ops.errors import OpsError
 from ops.librdkafka import silent_log
 from ops.replay.plan import PartPlan
@@ -26,7 +25,6 @@ from stream_app.records import kind_of, read_value
 BATCH_RECORDS: Final = 5_000
 _WAIT_SECONDS: Final = 0.1
 _SILENCE_SECONDS: Final = 60.0
-_EVENT_HEADER: Final = (KIND_HEADER, EVENT.encode())
 _partition_of = Message.partition
 
 
@@ -329,15 +327,12 @@ _BEGINNING: Final = Position(0, 0)
 
 def _is_event(message: Message) -> bool:
     headers: Any = message.headers()
-    return bool(headers) and headers[0] == _EVENT_HEADER
+    return kind_of(headers or ()) == EVENT
 
 
 def _decoded(message: Message, value: bytes | None) -> Record:
     """As the worker reads it."""
     headers: Any = message.headers()
-    if headers and headers[0] == _EVENT_HEADER and value is not None:
-        event = event_of_message(value)  # the short way, that nearly all records go
-        return read_value(EVENT, value, None) if event is None else event
     return read_value(kind_of(headers or ()), value, None)
 
 
