@@ -73,6 +73,30 @@ def test_a_late_bye_of_a_forgotten_call_makes_the_right_revision(bed: Bed) -> No
     assert worker.stop() == 0
 
 
+def test_a_bye_waits_for_the_server_that_saw_its_call_begin(bed: Bed) -> None:
+    worker = bed.worker()
+    worker.wait_assigned()
+    *began, end = call_rows("orphan@host", 0, seconds=30)
+    bed.put_rows([end])
+    bed.beat(1_000)
+    bed.flush()
+    kept = "SELECT hidden_reason FROM cdr_provenance WHERE call_id = 'orphan@host'"
+    until(lambda: bed.query(kept) == [("end only",)], "the BYE is kept")
+    assert bed.cdr_ids() == []
+    forget(bed, 30_000)
+    bed.put_rows(began)
+    bed.beat(40_000)
+    bed.beat(40_100)
+    bed.flush()
+    until(lambda: bed.cdr_ids() == ["orphan@host"], "its call has a record")
+    [(termination, seconds)] = bed.query(
+        "SELECT termination, extract(epoch FROM end_time - connect_time)::int FROM cdrs"
+    )
+    assert (termination, seconds) == ("C", 30)
+    assert bed.query(kept) == [(None,)]
+    assert worker.stop() == 0
+
+
 def test_a_chain_whose_named_call_comes_days_later_is_hidden_still(bed: Bed) -> None:
     worker = bed.worker()
     worker.wait_assigned()
