@@ -61,7 +61,7 @@ def compare(server: Reading, reference: Reading) -> Measured:
 
 
 class Drift:
-    """How fast a server's clock gains on the reference's, by the probes of the last hour.
+    """How fast a server's clock gains on the reference's, by the last hour of minutes with a probe.
 
     The best probe of each minute is kept; the ratio is that of the best in the older half to the
     best in the newer one, so that a single slow round trip moves nothing.

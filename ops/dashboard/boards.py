@@ -145,6 +145,8 @@ def _newest_letters(watched: Watched, place: str) -> list[Letter]:
                     found.append(_letter(message))
                 elif error.name() == "_PARTITION_EOF":
                     at = high
+        if at < high:
+            raise TimeoutError("the broker has not told all of them in time")
         return found[::-1]
     finally:
         consumer.close()

@@ -197,7 +197,7 @@ def _listed(
     if search.text:
         exact = connection.execute(_EXACT.format(where=where), values).fetchall()
         if exact:
-            return exact, "", None
+            return [row for row in exact if _fits(row, search)], "", None
     looks = bool(search.text or search.outcome) and not search.suspect
     statement = _NEWEST if looks else _LIST
     rows = connection.execute(statement.format(where=where, fits=fits), values).fetchall()
@@ -208,6 +208,13 @@ def _listed(
     if last is None or last["start_time"] is None:
         return rows, "", None
     return rows, _place(last), last["start_time"]
+
+
+def _fits(row: dict[str, Any], search: Search) -> bool:
+    """Whether a record that was found by its name is one of those that are asked for."""
+    if search.suspect and not row["suspect"]:
+        return False
+    return not search.outcome or row["termination"] == search.outcome
 
 
 def _place(row: dict[str, Any]) -> str:

@@ -87,12 +87,12 @@ def judge(
     error = server.error_seconds + reference.error_seconds
     text = f"{offset:+.3f} s +- {error:.3f} s from the reference"
     look = "chronyc tracking   there; do not set the clock by hand during traffic"
-    if error > allowed_lateness_seconds:
-        needed = "resolution.allowed_lateness_seconds above the worst clock's error"
-        return [warn(f"{text}: no better than the lateness allowed", needed, "a shorter route")]
     if abs(offset) - error > allowed_lateness_seconds and not corrected:
         needed = f"less than {allowed_lateness_seconds:g} s, or time_correction = 'auto'"
         return [fail(text, needed, look)]
+    if error > allowed_lateness_seconds:
+        needed = "resolution.allowed_lateness_seconds above the worst clock's error"
+        return [warn(f"{text}: no better than the lateness allowed", needed, "a shorter route")]
     if abs(offset) - error > warning_seconds:
         suffix = "; CDRs are corrected by it" if corrected else "; CDRs are NOT corrected"
         return [warn(text + suffix, f"less than {warning_seconds:g} s", look)]

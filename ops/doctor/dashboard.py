@@ -26,7 +26,7 @@ _ROUNDS_MAX: Final = 20  # of a handshake in memory, which takes four
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a browser without a login gets; `server` is empty where the pages are not ours."""
+    """What a browser without a login gets, and whether it is from pages of ours."""
 
     status: int
     is_ours: bool

@@ -118,6 +118,15 @@ def gather(dsn: str, *, publication: str, slot: str, tables: tuple[str, ...]) ->
         def one(query: str, *parameters: str) -> Row | None:
             return connection.execute(query, parameters or None).fetchone()
 
+        def optional(query: str) -> Row | None:
+            """None where it may not be asked, takes too long, or the table is another one."""
+            try:
+                return one(query)
+            except psycopg.Error:
+                if connection.closed:
+                    raise
+                return None
+
         server = one(_SERVER)
         assert server is not None
         return ServerFacts(
@@ -130,8 +139,8 @@ def gather(dsn: str, *, publication: str, slot: str, tables: tuple[str, ...]) ->
             readable={table: (one(_SELECTABLE, table) or {}).get("may") for table in tables},
             slot=None if server["in_recovery"] else one(_SLOT, slot),
             oldest_transaction=one(_OLDEST_TRANSACTION) or {},
-            log=one(_LOG) if server["version_num"] >= 140_000 else None,
-            purge=one(_PURGE) if (one(_SELECTABLE, tables[0]) or {}).get("may") else None,
+            log=optional(_LOG) if server["version_num"] >= 140_000 else None,
+            purge=optional(_PURGE),
         )
 
 

@@ -88,9 +88,11 @@ class Sampler:
 
     @property
     def dead_letters_end(self) -> int | None:
-        """Where the topic of dead letters ends; None where the broker has not told."""
-        ends = self._broker.answer.value
-        return None if ends is None else ends.dead_letters_end
+        """Where the topic of dead letters ends; None where the broker does not tell just now."""
+        answer = self._broker.answer
+        if answer.error or answer.value is None:
+            return None
+        return answer.value.dead_letters_end
 
     @property
     def has_looked(self) -> bool:

@@ -236,6 +236,17 @@ def test_an_error_as_wide_as_the_lateness_allowed_is_told() -> None:
     assert "no better than the lateness allowed" in finding.found
 
 
+def test_a_clock_that_is_surely_wrong_fails_however_badly_it_is_measured() -> None:
+    (finding,) = clocks.judge(
+        Measured(60.0, 4.0),
+        Measured(0.0, 2.0),
+        warning_seconds=0.5,
+        allowed_lateness_seconds=5.0,
+        corrected=False,
+    )
+    assert finding.outcome is Outcome.FAIL
+
+
 # -- records -----------------------------------------------------------------------------------
 
 
