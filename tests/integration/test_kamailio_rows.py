@@ -183,6 +183,19 @@ def test_rows_wait_for_the_database_and_calls_do_not(tmp_path):
 
 
 @pytest.mark.timeout(120)
+def test_a_database_that_was_restarted_between_two_calls_loses_no_row(tmp_path):
+    """The writer does not know yet that its connection is gone: its next row fails once."""
+    with proxied(tmp_path) as (server, proxy, caller):
+        caller.invite("before")
+        rows_of(server, "before", 2)
+        server.stop("fast")
+        server.start()
+        caller.invite("after")
+        rows_of(server, "after", 2)
+        assert proxy.refused_rows() == []
+
+
+@pytest.mark.timeout(120)
 def test_a_proxy_starts_without_its_database(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         proxy.kill()
