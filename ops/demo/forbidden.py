@@ -37,11 +37,15 @@ _GROUPS: Final = {
 }
 _READ_BY_READER: Final = frozenset(("call_state_events", "observer_state_events"))
 _ACTS: Final[Mapping[str, str]] = {
-    "SELECT": "SELECT FROM {} LIMIT 0",
-    "INSERT": "INSERT INTO {} DEFAULT VALUES",
-    "DELETE": "DELETE FROM {} WHERE false",
-    "TRUNCATE": "TRUNCATE {}",
+    "SELECT": "SELECT FROM {table} LIMIT 0",
+    "INSERT": "INSERT INTO {table} DEFAULT VALUES",
+    "UPDATE": "UPDATE {table} SET {column} = NULL WHERE false",
+    "DELETE": "DELETE FROM {table} WHERE false",
+    "TRUNCATE": "TRUNCATE {table}",
 }
+_FIRST_COLUMN: Final = """
+SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum = 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,10 @@ def at_the_database(dsns: Mapping[str, str]) -> list[Attempt]:
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             for table, act in product(tables, _ACTS):
                 if not _may(who, table, act) and (table, act) != ("view_cdrs", "TRUNCATE"):
-                    statement = sql.SQL(_ACTS[act]).format(sql.Identifier(table))
+                    (column,) = connection.execute(_FIRST_COLUMN, (table,)).fetchone() or ("id",)
+                    statement = sql.SQL(_ACTS[act]).format(
+                        table=sql.Identifier(table), column=sql.Identifier(column)
+                    )
                     found.append(Attempt(who, f"{act} {table}", _done(connection, statement)))
             others = ["CREATE ROLE mine", "DROP TABLE cdrs", "ALTER TABLE cdrs DROP call_id"]
             if who != Role.WORKER:  # replays make tables of their own

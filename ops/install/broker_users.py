@@ -12,12 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from confluent_kafka import KafkaError, KafkaException
+
 from ops.config import Config
 from ops.errors import OpsError
 from ops.install.acls import as_allowed
 from ops.topics import TIMEOUT_SECONDS, speaking_to
 
 _ITERATIONS: Final = 8_192
+_UNANSWERED: Final = frozenset(
+    (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+)
 _DEFAULT: Final = "SCRAM-SHA-512"
 
 
@@ -54,8 +59,10 @@ def make_users(config: Config, names: Sequence[str], folder: Path) -> Iterator[t
             wanted = UserScramCredentialUpsertion(name, how, password.encode())
             try:
                 admin.alter_user_scram_credentials([wanted])[name].result(TIMEOUT_SECONDS)
-            except BaseException:
-                path.unlink()
+            except KafkaException as error:
+                # Where no answer came the broker may know the user: this is its only password.
+                if not error.args[0].retriable() and error.args[0].code() not in _UNANSWERED:
+                    path.unlink()
                 raise
             yield name, True
 
