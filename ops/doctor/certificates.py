@@ -6,6 +6,7 @@ with a certificate, connecting tells.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import struct
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg.conninfo import conninfo_to_dict
 
-from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, ok, warn
+from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, cannot_tell, ok, warn
 from ops.doctor.dashboard import CERTIFICATE_DAYS_WARN
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def of_broker(kafka: Kafka) -> list[Finding]:
     found = []
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
-        found += _judge(server.strip(), _days_left(host.strip("[]"), int(port), context))
+        found += _look(host.strip("[]"), int(port), context)
     return found or [ok("the broker's certificate is good for long")]
 
 
@@ -45,11 +46,12 @@ def of_server(dsn: str) -> list[Finding]:
     parts = conninfo_to_dict(dsn)
     authority = parts.get("sslrootcert")
     host = str(parts.get("hostaddr") or parts.get("host") or "").split(",")[0]
-    if authority is None or not host or host.startswith("/"):
+    mode = parts.get("sslmode") or os.environ.get("PGSSLMODE")
+    if authority is None or mode == "disable" or not host or host.startswith("/"):
         return [ok("no certificate is asked for")]
     port = int(str(parts.get("port") or _POSTGRES_PORT).split(",")[0])
     context = _trusting(None if authority == "system" else str(authority))
-    found = _judge(host, _days_left(host, port, context, _ask_for_tls))
+    found = _look(host, port, context, _ask_for_tls, " -starttls postgres")
     return found or [ok("its certificate is good for long")]
 
 
@@ -59,20 +61,56 @@ def _trusting(authority: str | None) -> ssl.SSLContext:
     return context
 
 
-def _days_left(
+def _look(
     host: str,
     port: int,
     context: ssl.SSLContext,
     before: Callable[[socket.socket], None] = lambda _: None,
-) -> float | None:
-    """Days until it ends; None where there is no way to it from here."""
+    by_hand: str = "",
+) -> list[Finding]:
+    """What there is to say of one certificate: nothing, if it is good for long.
+
+    Args:
+        host: Who is asked, as a name or an address.
+        port: Where.
+        context: Whom we trust, and who we are.
+        before: Said before the handshake.
+        by_hand: How openssl is told to say it.
+    """
     try:
-        with socket.create_connection((host, port), TIME_LIMIT_SECONDS) as connection:
-            before(connection)
-            with context.wrap_socket(connection, server_hostname=host) as encrypted:
-                told = encrypted.getpeercert() or {}
-    except OSError:  # an ssl.SSLError is one
-        return None
+        days = _days_left(host, port, context, before)
+    except OSError as error:  # an ssl.SSLError is one
+        reason = getattr(error, "verify_message", "") or error.strerror or str(error)
+        return [
+            cannot_tell(
+                f"how long the certificate of {host} is good: {reason}",
+                f"openssl s_client -connect {host}:{port}{by_hand} </dev/null"
+                " | openssl x509 -noout -enddate",
+            )
+        ]
+    if days >= CERTIFICATE_DAYS_WARN:
+        return []
+    return [
+        warn(
+            f"the certificate of {host} is good for {days:.0f} more days",
+            f"{CERTIFICATE_DAYS_WARN:.0f}",
+            "renew it there in time: afterwards nobody gets in",
+        )
+    ]
+
+
+def _days_left(
+    host: str, port: int, context: ssl.SSLContext, before: Callable[[socket.socket], None]
+) -> float:
+    """Days until it ends.
+
+    Raises:
+        OSError: There is no way to it from here, or it is not trusted.
+    """
+    with socket.create_connection((host, port), TIME_LIMIT_SECONDS) as connection:
+        before(connection)
+        with context.wrap_socket(connection, server_hostname=host) as encrypted:
+            told = encrypted.getpeercert() or {}
     return (ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time()) / 86_400
 
 
@@ -80,15 +118,3 @@ def _ask_for_tls(connection: socket.socket) -> None:
     connection.sendall(_SSL_REQUEST)
     if connection.recv(1) != b"S":
         raise OSError("the server has no TLS")
-
-
-def _judge(name: str, days: float | None) -> list[Finding]:
-    if days is None or days >= CERTIFICATE_DAYS_WARN:
-        return []
-    return [
-        warn(
-            f"the certificate of {name} is good for {days:.0f} more days",
-            f"{CERTIFICATE_DAYS_WARN:.0f}",
-            "renew it there in time: afterwards nobody gets in",
-        )
-    ]
