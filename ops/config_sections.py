@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from callstate.addresses import broker_addresses
 from callstate.config import TimeCorrection
 from ops.redaction import why_no_dsn
 from ops.secret_dsn import Dsn
@@ -48,6 +49,11 @@ def _readable(dsn: Dsn) -> Dsn:
     if wrong:
         raise ValueError(f"must be 'key=value ...' or a postgresql:// URI: the value {wrong}")
     return dsn
+
+
+def _brokers(servers: str) -> str:
+    broker_addresses(servers)
+    return servers
 
 
 def _identifier(name: str) -> str:
@@ -141,8 +147,8 @@ class Librdkafka(Section):
 class Kafka(Librdkafka):
     """The broker and the topics."""
 
-    bootstrap_servers: Text = Field(
-        default="127.0.0.1:9092", description="`host:port`, comma separated"
+    bootstrap_servers: Annotated[Text, AfterValidator(_brokers)] = Field(
+        default="127.0.0.1:9092", description="`host:port`, comma separated; without a port, 9092"
     )
     partitions: Whole = Field(
         default=8, ge=1, le=1_000, description="of the event topic; fixed when it is created"
@@ -182,6 +188,17 @@ class Kafka(Librdkafka):
             raise ValueError(
                 "security_protocol must be sasl_plaintext or sasl_ssl where sasl_mechanism is set"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _brokers_speak_the_protocol(self) -> Self:
+        protocol = self.security_protocol or "plaintext"
+        for address in broker_addresses(self.bootstrap_servers):
+            if address.protocol not in ("", protocol):  # librdkafka leaves such a broker out
+                raise ValueError(
+                    f"bootstrap_servers says {address.protocol}://, security_protocol {protocol}:"
+                    " they must agree"
+                )
         return self
 
     def topic(self, name: str) -> str:

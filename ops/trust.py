@@ -10,6 +10,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
+from callstate.addresses import broker_addresses
+
 if TYPE_CHECKING:
     from ops.config_sections import Kafka
 
@@ -24,17 +26,15 @@ def certificate_fault(kafka: Kafka) -> str:
         context = ssl.create_default_context(cafile=kafka.ssl_ca_location)
     except OSError:
         return ""
-    for server in kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        host = host.strip("[]")
+    for broker in broker_addresses(kafka.bootstrap_servers):
         try:
             with (
-                socket.create_connection((host, int(port)), _LIMIT_SECONDS) as connection,
-                context.wrap_socket(connection, server_hostname=host),
+                socket.create_connection((broker.host, broker.port), _LIMIT_SECONDS) as connection,
+                context.wrap_socket(connection, server_hostname=broker.host),
             ):
                 return ""
         except ssl.SSLCertVerificationError as error:
-            return f"{server.strip()}: certificate verify failed: {error.verify_message}"
-        except (OSError, ValueError):
+            return f"{broker}: certificate verify failed: {error.verify_message}"
+        except OSError:
             continue
     return ""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from callstate.addresses import broker_addresses
 from callstate.config import ResolutionConfig
 from callstate.topics import RETENTION_DAYS, dead_letter_topic
 from stream_app.errors import SettingsError
@@ -34,7 +35,7 @@ class WorkerSettings:
     """What one worker needs; every buffer and wait is bounded here.
 
     Attributes:
-        bootstrap_servers: `host:port`, comma separated.
+        bootstrap_servers: `host:port`, comma separated, as `callstate.addresses` reads it.
         sink_dsn: Connection string of the SIPXCDR that holds the CDRs.
         sink_schema: Schema of `cdrs` and ours in it; another one is shadow mode.
         kafka: Further properties as librdkafka names them, with dots or underscores.
@@ -115,6 +116,12 @@ class WorkerSettings:
         for name in ("bootstrap_servers", "sink_dsn", "group_id", "worker_id", "sink_schema"):
             if not getattr(self, name):
                 raise SettingsError(f"{name} is empty")
+        try:
+            broker_addresses(self.bootstrap_servers)
+        except ValueError as error:
+            raise SettingsError(
+                f"bootstrap_servers = {self.bootstrap_servers!r}: {error}"
+            ) from None
         if self.state_store not in (MEMORY, ROCKSDB):
             raise SettingsError(f"state_store = {self.state_store!r}: must be memory or rocksdb")
         host, colon, port = self.active_listen.rpartition(":")
@@ -165,7 +172,7 @@ _LIMITS: Final[tuple[tuple[str, float, float], ...]] = (
 
 def faust_broker(settings: WorkerSettings) -> list[str]:
     """The bootstrap servers as Faust's `broker` setting wants them."""
-    return [f"kafka://{server.strip()}" for server in settings.bootstrap_servers.split(",")]
+    return [f"kafka://{address}" for address in broker_addresses(settings.bootstrap_servers)]
 
 
 def faust_credentials(settings: WorkerSettings) -> Any:

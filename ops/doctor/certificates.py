@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg.conninfo import conninfo_to_dict
 
+from callstate.addresses import Address, broker_addresses
 from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, cannot_tell, ok, warn
 from ops.doctor.dashboard import CERTIFICATE_DAYS_WARN
 
@@ -35,9 +36,8 @@ def of_broker(kafka: Kafka) -> list[Finding]:
     if kafka.ssl_certificate_location is not None and kafka.ssl_key_password is None:
         context.load_cert_chain(kafka.ssl_certificate_location, kafka.ssl_key_location)
     found = []
-    for server in kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        found += _look(host.strip("[]"), int(port), context)
+    for broker in broker_addresses(kafka.bootstrap_servers):
+        found += _look(broker, context)
     return found or [ok("the broker's certificate is good for long")]
 
 
@@ -50,8 +50,9 @@ def of_server(dsn: str) -> list[Finding]:
     if authority is None or mode == "disable" or not host or host.startswith("/"):
         return [ok("no certificate is asked for")]
     port = int(str(parts.get("port") or _POSTGRES_PORT).split(",")[0])
+    server = Address(host, port)
     context = _trusting(None if authority == "system" else str(authority))
-    found = _look(host, port, context, _ask_for_tls, " -starttls postgres")
+    found = _look(server, context, _ask_for_tls, " -starttls postgres")
     return found or [ok("its certificate is good for long")]
 
 
@@ -62,8 +63,7 @@ def _trusting(authority: str | None) -> ssl.SSLContext:
 
 
 def _look(
-    host: str,
-    port: int,
+    place: Address,
     context: ssl.SSLContext,
     before: Callable[[socket.socket], None] = lambda _: None,
     by_hand: str = "",
@@ -71,20 +71,19 @@ def _look(
     """What there is to say of one certificate: nothing, if it is good for long.
 
     Args:
-        host: Who is asked, as a name or an address.
-        port: Where.
+        place: Who is asked.
         context: Whom we trust, and who we are.
         before: Said before the handshake.
         by_hand: How openssl is told to say it.
     """
     try:
-        days = _days_left(host, port, context, before)
+        days = _days_left(place, context, before)
     except OSError as error:  # an ssl.SSLError is one
         reason = getattr(error, "verify_message", "") or error.strerror or str(error)
         return [
             cannot_tell(
-                f"how long the certificate of {host} is good: {reason}",
-                f"openssl s_client -connect {host}:{port}{by_hand} </dev/null"
+                f"how long the certificate of {place.host} is good: {reason}",
+                f"openssl s_client -connect {place}{by_hand} </dev/null"
                 " | openssl x509 -noout -enddate",
             )
         ]
@@ -92,7 +91,7 @@ def _look(
         return []
     return [
         warn(
-            f"the certificate of {host} is good for {days:.0f} more days",
+            f"the certificate of {place.host} is good for {days:.0f} more days",
             f"{CERTIFICATE_DAYS_WARN:.0f}",
             "renew it there in time: afterwards nobody gets in",
         )
@@ -100,16 +99,16 @@ def _look(
 
 
 def _days_left(
-    host: str, port: int, context: ssl.SSLContext, before: Callable[[socket.socket], None]
+    place: Address, context: ssl.SSLContext, before: Callable[[socket.socket], None]
 ) -> float:
     """Days until it ends.
 
     Raises:
         OSError: There is no way to it from here, or it is not trusted.
     """
-    with socket.create_connection((host, port), TIME_LIMIT_SECONDS) as connection:
+    with socket.create_connection((place.host, place.port), TIME_LIMIT_SECONDS) as connection:
         before(connection)
-        with context.wrap_socket(connection, server_hostname=host) as encrypted:
+        with context.wrap_socket(connection, server_hostname=place.host) as encrypted:
             told = encrypted.getpeercert() or {}
     return (ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time()) / 86_400
 

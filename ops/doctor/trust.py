@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg.conninfo import conninfo_to_dict
 
+from callstate.addresses import broker_addresses
 from ops.dashboard.address import is_loopback
 from ops.doctor.checks import Finding, warn
 
@@ -37,8 +38,7 @@ def of_server(dsn: str, server: Mapping[str, object]) -> list[Finding]:
 
 def of_broker(kafka: Kafka) -> list[Finding]:
     """Whether the way to the broker is encrypted, its name proven, and we are known there."""
-    hosts = (server.strip().rpartition(":")[0] for server in kafka.bootstrap_servers.split(","))
-    if all(is_loopback(host.strip("[]")) for host in hosts):
+    if all(is_loopback(broker.host) for broker in broker_addresses(kafka.bootstrap_servers)):
         return []
     protocol = kafka.security_protocol or "plaintext"
     found = []
