@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import typer
+from psycopg.conninfo import conninfo_to_dict
 
 from ops.config import Config
 from ops.config_sources import Loaded
@@ -136,6 +137,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
     dsn = server.dsn.get_secret_value()
     slot = server.slot or "cdrstream_" + name.replace("-", "_")
     backfill = config.reader.start_mode == "backfill"
+    reader = str(conninfo_to_dict(dsn).get("application_name") or "cdrstream")
     group = servers.group_of(name)
     facts = Fact(
         lambda: server_facts.gather(
@@ -163,7 +165,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
         ),
         check("tables", lambda: servers.tables(facts.get(), backfill=backfill)),
         check("publication", lambda: servers.publication(name, server.publication, facts.get())),
-        check("slot", lambda: servers.slot(name, slot, facts.get())),
+        check("slot", lambda: servers.slot(name, slot, facts.get(), reader=reader)),
         check("load", lambda: servers.load(facts.get())),
     ]
 

@@ -22,6 +22,7 @@ RETAINED_BYTES_WARN: Final = 10 * 1024**3
 LOW_SHARE: Final = 0.15
 OUTAGE_HOURS_LEAST: Final = 1.0
 ROWS_KEPT_SECONDS_LEAST: Final = 86_400.0
+_NAME_CHARACTERS_MAX: Final = 63  # of an application_name; PostgreSQL cuts off what is beyond
 CALL_TABLE: Final = "call_state_events"
 OBSERVER_TABLE: Final = "observer_state_events"
 TABLES: Final = (CALL_TABLE, OBSERVER_TABLE)
@@ -278,8 +279,15 @@ def publication(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
     return findings or [ok(f"publication {wanted} publishes the inserts of both tables")]
 
 
-def slot(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
-    """Whether the replication slot is there, ours, alive and not too far behind."""
+def slot(name: str, wanted: str, facts: ServerFacts, *, reader: str = "cdrstream") -> list[Finding]:
+    """Whether the replication slot is there, ours, alive and not too far behind.
+
+    Args:
+        name: The server's, in the configuration.
+        wanted: The slot's.
+        facts: The server's.
+        reader: What our reader calls itself there (`application_name`).
+    """
     there = facts.slot
     if there is None:
         return [
@@ -314,10 +322,10 @@ def slot(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
                 f"raise max_slot_wal_keep_size, then: cdrstream reader --server {name}",
             )
         ]
-    return _slot_health(name, wanted, facts)
+    return _slot_health(name, wanted, facts, reader)
 
 
-def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
+def _slot_health(name: str, wanted: str, facts: ServerFacts, reader: str) -> list[Finding]:
     there = facts.slot
     assert there is not None
     findings = []
@@ -329,7 +337,7 @@ def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
                 f"cdrstream reader --server {name}",
             )
         )
-    elif there.get("read_by") and not there["read_by"].startswith("cdrstream"):
+    elif there.get("read_by") and not _is_ours(there["read_by"], reader):
         findings.append(
             warn(
                 f"slot {wanted} is being read by {there['read_by']!r}",
@@ -365,6 +373,10 @@ def _slot_health(name: str, wanted: str, facts: ServerFacts) -> list[Finding]:
     unread = there["unread_bytes"]
     unread_text = "unknown" if unread is None else f"{unread / 1024:.0f} KiB"
     return findings or [ok(f"slot {wanted} is being read, {unread_text} unread")]
+
+
+def _is_ours(read_by: str, reader: str) -> bool:
+    return read_by.startswith("cdrstream") or read_by == reader[:_NAME_CHARACTERS_MAX]
 
 
 def resume(stored: StoredPosition | None, identity: Identity) -> list[Finding]:

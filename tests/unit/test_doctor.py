@@ -12,6 +12,7 @@ import pytest
 from cdc.position_store import StoredPosition
 from cdc.slot import Identity
 from ops.config_sections import Kafka
+from ops.config_sources import load
 from ops.doctor import broker, clocks, command, servers, sink
 from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst
 from ops.doctor.clocks import Measured
@@ -188,6 +189,28 @@ def test_what_a_server_lacks_is_found_with_advice(name, facts, expected, advice)
     findings = CHECKS[name](facts)
     assert outcome(findings) is expected
     assert any(advice in finding.advice for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("own", "read_by", "expected"),
+    [
+        ("", "cdrstream", Outcome.OK),
+        ("", "billing", Outcome.WARN),
+        ("application_name=billing", "billing", Outcome.OK),
+        ("application_name=billing", "billing2", Outcome.WARN),
+        (f"application_name={'x' * 70}", "x" * 63, Outcome.OK),
+    ],
+)
+def test_our_reader_is_known_by_the_name_that_its_dsn_gives_it(
+    own, read_by, expected, monkeypatch, tmp_path
+):
+    empty = tmp_path / "cdrstream.toml"
+    empty.touch()
+    facts = replace(FACTS, slot=SLOT | {"read_by": read_by})
+    monkeypatch.setattr(command.server_facts, "gather", lambda *_, **__: facts)
+    loaded = load(empty, environ={"CDRSTREAM_SERVERS__A__DSN": f"host=127.0.0.1 {own}"})
+    (check,) = [one for one in command.checks(loaded, ["a"]) if one.key == "server a/slot"]
+    assert outcome(check.run()) is expected
 
 
 def test_rights_to_read_the_table_are_needed_where_old_rows_are_read():
