@@ -46,6 +46,15 @@ class NotTrusted(ServerUnreachable):
     )
 
 
+class NotEncrypted(ServerUnreachable):
+    """The server is there and has no TLS, which the DSN insists on."""
+
+    advice = (
+        "Set ssl = on there, with ssl_cert_file and ssl_key_file, and reload PostgreSQL; or take"
+        " the sslmode out of the dsn, where nobody is on the way. The reader tries again by itself."
+    )
+
+
 class ServerInRecovery(CdcError):
     """The server is a standby: nothing is written there, and its clock of the log is another's."""
 
@@ -242,7 +251,7 @@ _BY_WORDS: tuple[tuple[str, type[CdcError]], ...] = (
     ("certificate verify failed", NotTrusted),
     ("does not match host name", NotTrusted),
     ("root certificate file", NotTrusted),
-    ("server does not support SSL", NotTrusted),
+    ("server does not support SSL", NotEncrypted),
     ("no pg_hba.conf entry", AccessDenied),
     ("password authentication failed", AccessDenied),
     ("authentication failed", AccessDenied),

@@ -24,7 +24,7 @@ LOST = errors.SlotLost
         ("SSL error: certificate verify failed", None, errors.NotTrusted),
         ('server certificate for "a" does not match host name "b"', None, errors.NotTrusted),
         ('root certificate file "/x" does not exist', None, errors.NotTrusted),
-        ("server does not support SSL, but SSL was required", None, errors.NotTrusted),
+        ("server does not support SSL, but SSL was required", None, errors.NotEncrypted),
         ('password authentication failed for user "x"', None, DENIED),
         ("must be superuser or replication role to start walsender", None, DENIED),
         ("permission denied to start WAL sender", "42501", DENIED),
@@ -74,3 +74,9 @@ def test_slot_names(server: str, slot: str) -> None:
     assert ReaderSettings(server, "", {}).slot_name == slot
     assert ReaderSettings(server, "", {}, slot="own").slot_name == "own"
     assert len(ReaderSettings("x" * 200, "", {}).slot_name) == 63
+
+
+def test_of_a_server_without_tls_nothing_is_said_of_certificates() -> None:
+    error = classify(psycopg.OperationalError("server does not support SSL, but SSL was required"))
+    assert "ssl = on there" in error.advice
+    assert "sslrootcert" not in error.advice
