@@ -12,6 +12,8 @@ from typing import ClassVar
 
 import psycopg
 
+from callstate.postgres_words import Barrier, barrier
+
 
 class Retry(StrEnum):
     """What helps after an error."""
@@ -234,9 +236,10 @@ _BY_SQLSTATE: dict[str, type[CdcError]] = {
     "08P01": ProtocolBroken,
 }
 
-# Where the state is absent (connection phase) or means several things, the words decide. First
-# match wins. PostgreSQL's messages are stable but for translation: we ask for lc_messages only
-# where we may, so an unknown wording falls back to `ServerUnreachable` and is retried.
+# Where the state means several things, the words decide; where it is absent (nobody was let in),
+# those of `callstate.postgres_words`. First match wins. PostgreSQL's messages are stable but for
+# translation: we ask for lc_messages only where we may, so an unknown wording falls back to
+# `ServerUnreachable` and is retried.
 _BY_WORDS: tuple[tuple[str, type[CdcError]], ...] = (
     ("cannot read from logical replication slot", SlotLost),
     ("can no longer get changes from", SlotLost),
@@ -248,22 +251,19 @@ _BY_WORDS: tuple[tuple[str, type[CdcError]], ...] = (
     ("max_replication_slots", NoCapacity),
     ("all replication slots are in use", NoCapacity),
     ("to start walsender", AccessDenied),
-    ("certificate verify failed", NotTrusted),
-    ("does not match host name", NotTrusted),
-    ("root certificate file", NotTrusted),
-    ("server does not support SSL", NotEncrypted),
-    ("no pg_hba.conf entry", AccessDenied),
-    ("password authentication failed", AccessDenied),
-    ("authentication failed", AccessDenied),
-    ("no password supplied", AccessDenied),
     ("permission denied", AccessDenied),
 )
+_BY_BARRIER: dict[Barrier, type[CdcError]] = {
+    Barrier.UNTRUSTED: NotTrusted,
+    Barrier.NO_TLS: NotEncrypted,
+    Barrier.DENIED: AccessDenied,
+    Barrier.NO_DATABASE: DatabaseMissing,
+}
 
 
 def classify(error: psycopg.Error) -> CdcError:
     """The reader's own error for one of psycopg's; chain it with `raise ... from`."""
     text = " ".join(str(error).split()) or type(error).__name__
-    state = error.sqlstate
     for words, kind in _BY_WORDS:
         if words in text:
             return kind(text)
@@ -272,8 +272,7 @@ def classify(error: psycopg.Error) -> CdcError:
             return SlotMissing(text)
         if "publication" in text:
             return PublicationMissing(text)
-        if state is None and "database" in text:
-            return DatabaseMissing(text)
-        if state is None and "role" in text:
-            return AccessDenied(text)
-    return _BY_SQLSTATE.get(state or "", ServerUnreachable)(text)
+    what = barrier(text)
+    if what is not None:
+        return _BY_BARRIER[what](text)
+    return _BY_SQLSTATE.get(error.sqlstate or "", ServerUnreachable)(text)

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from callstate.postgres_words import advice_for
 from ops.errors import EXIT_FAILED
 from ops.redaction import scrub
 
@@ -24,8 +25,8 @@ class Failure:
     unexpected: bool = False
 
 
-# What a message says, and what to do then. PostgreSQL's texts are read in English: lc_messages of
-# the server may differ, in which case the message stands alone.
+# What a message says that does not tell why nobody is let in (`callstate.postgres_words` knows
+# those), and what to do then. As there, texts are read in English.
 _SYMPTOMS: Final = (
     (
         r"Connection refused|could not connect|connection failed.*refused|timeout expired",
@@ -34,41 +35,6 @@ _SYMPTOMS: Final = (
     (
         r"could not translate host name|Name or service not known|failed to resolve host",
         "check the host in the DSN",
-    ),
-    (
-        r"certificate verify failed",
-        "sslrootcert in the DSN must be the file of the authority that signed that server's"
-        " certificate",
-    ),
-    (
-        r"does not match host name",
-        "host in the DSN must be a name that the server's certificate has; hostaddr may say where",
-    ),
-    (
-        r"root certificate file .* does not exist",
-        "sslrootcert in the DSN must be a file that this user may read",
-    ),
-    (
-        r"server does not support SSL",
-        "ssl = on there, with ssl_cert_file and ssl_key_file; then reload PostgreSQL",
-    ),
-    (
-        r"no pg_hba\.conf entry .*no encryption",
-        "that server wants TLS: sslmode=verify-full and sslrootcert=... in the DSN",
-    ),
-    (r"password authentication failed|no password supplied", "check user and password in the DSN"),
-    (
-        r"no pg_hba\.conf entry",
-        "add a line for this database, user and host to pg_hba.conf, and reload "
-        "(logical replication needs the database's line; `replication` is not enough)",
-    ),
-    (
-        r'database "[^"]*" does not exist',
-        "check dbname in the DSN; PostgreSQL's names are case sensitive",
-    ),
-    (
-        r'role "[^"]*" does not exist',
-        "check user in the DSN, or make it: cdrstream provision --admin-dsn NAME=DSN",
     ),
     (
         r"wal_level",
@@ -114,10 +80,8 @@ def describe(error: BaseException) -> Failure:
 
 def advise(text: str) -> str:
     """What to do about a message of PostgreSQL's; empty where nothing is known."""
-    for pattern, advice in _SYMPTOMS:
-        if re.search(pattern, text):
-            return advice
-    return ""
+    found = (advice for pattern, advice in _SYMPTOMS if re.search(pattern, text))
+    return advice_for(text, "the DSN") or next(found, "")
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,8 +5,9 @@ Owns the kinds of failure and their advice. Refuses to know who logs them.
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
+
+from callstate.postgres_words import advice_for
 
 
 class Retry(StrEnum):
@@ -15,25 +16,6 @@ class Retry(StrEnum):
     TIMED = "timed"  # by itself: the same again after a pause
     MANUAL = "manual"  # when somebody has changed something
     NEVER = "never"  # not in this process; a restart takes up from what is committed
-
-
-# Why the sink lets nobody in, by PostgreSQL's words: before a session there is no SQLSTATE.
-_SHUT = (
-    (
-        r"certificate verify failed|root certificate file",
-        "sslrootcert in sink.dsn must be the authority that signed the server's certificate",
-    ),
-    (r"does not match host name", "host in sink.dsn must be a name in the server's certificate"),
-    (
-        r"no pg_hba\.conf entry|server does not support SSL",
-        "sslmode in sink.dsn, and the line for this role in the server's pg_hba.conf, must agree",
-    ),
-    (
-        r"authentication failed|no password supplied|role .* does not exist",
-        "check user and password in sink.dsn",
-    ),
-    (r"database .* does not exist", "check dbname in sink.dsn"),
-)
 
 
 class StreamAppError(Exception):
@@ -78,10 +60,8 @@ class SinkUnavailable(StreamAppError):
 
 def way_into_sink(text: str) -> str | None:
     """Advice where the sink is there and does not let us in; None where it is just away."""
-    for pattern, advice in _SHUT:
-        if re.search(pattern, text):
-            return f"{advice}; events wait in Kafka, and the worker goes on by itself"
-    return None
+    advice = advice_for(text, "sink.dsn")
+    return f"{advice}; events wait in Kafka, and the worker goes on by itself" if advice else None
 
 
 class SinkRefused(StreamAppError):

@@ -16,7 +16,7 @@ from stream_app import changelog
 from stream_app.batches import Room
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, Restored, changelog_record
-from stream_app.errors import SettingsError, StreamAppError, way_into_sink
+from stream_app.errors import SettingsError, StreamAppError
 from stream_app.settings import WorkerSettings, faust_broker, faust_credentials
 from stream_app.watchdog import Movement
 from tests.calls import iso
@@ -261,19 +261,3 @@ def reference_murmur2(data: bytes) -> int:
         value = (value ^ int.from_bytes(rest, "little")) * magic & mask
     value = (value ^ value >> 13) * magic & mask
     return value ^ value >> 15
-
-
-@pytest.mark.parametrize(
-    ("text", "advice"),
-    [
-        ("SSL error: certificate verify failed", "sslrootcert"),
-        ('server certificate for "a" does not match host name "b"', "host in sink.dsn"),
-        ('FATAL:  no pg_hba.conf entry for host "h", no encryption', "sslmode"),
-        ('FATAL:  password authentication failed for user "w"', "user and password"),
-        ('FATAL:  role "w" does not exist', "user and password"),
-        ('FATAL:  database "x" does not exist', "dbname"),
-    ],
-)
-def test_a_sink_that_lets_nobody_in_is_told_from_one_that_is_away(text: str, advice: str) -> None:
-    assert advice in (way_into_sink(text) or "")
-    assert way_into_sink("connection refused") is None
