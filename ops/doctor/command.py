@@ -24,6 +24,8 @@ from ops.doctor import (
     dashboard,
     processes,
     server_facts,
+    server_slot,
+    server_tables,
     servers,
     sink,
     trust,
@@ -141,7 +143,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
     group = servers.group_of(name)
     facts = Fact(
         lambda: server_facts.gather(
-            dsn, publication=server.publication, slot=slot, tables=servers.TABLES
+            dsn, publication=server.publication, slot=slot, tables=server_tables.TABLES
         )
     )
 
@@ -155,7 +157,7 @@ def _server_checks(config: Config, name: str) -> list[Check]:
             lambda: [*servers.version(facts.get()), *trust.of_server(dsn, facts.get().server)],
         ),
         check("certificate", lambda: certificates.of_server(dsn)),
-        check("rights", lambda: servers.rights(name, facts.get())),
+        check("rights", lambda: server_tables.rights(name, facts.get())),
         check("settings", lambda: servers.settings(facts.get())),
         Check(
             group,
@@ -163,9 +165,11 @@ def _server_checks(config: Config, name: str) -> list[Check]:
             lambda: [ok(f"system {server_facts.identify(dsn).system_id}")],
             (f"{group}/rights", f"{group}/settings"),
         ),
-        check("tables", lambda: servers.tables(facts.get(), backfill=backfill)),
-        check("publication", lambda: servers.publication(name, server.publication, facts.get())),
-        check("slot", lambda: servers.slot(name, slot, facts.get(), reader=reader)),
+        check("tables", lambda: server_tables.tables(facts.get(), backfill=backfill)),
+        check(
+            "publication", lambda: server_tables.publication(name, server.publication, facts.get())
+        ),
+        check("slot", lambda: server_slot.slot(name, slot, facts.get(), reader=reader)),
         check("load", lambda: servers.load(facts.get())),
     ]
 
@@ -181,7 +185,7 @@ def _resume_check(config: Config, name: str) -> Check:
         # First the position: the server's log only grows after it.
         options = {**kafka.client_properties(), "log_level": 0}
         stored = load_position(options, topic, name, TIME_LIMIT_SECONDS)
-        return servers.resume(stored, server_facts.identify(dsn))
+        return server_slot.resume(stored, server_facts.identify(dsn))
 
     return Check(group, "resume", run, (f"{group}/replication", "broker/topics"))
 

@@ -1,7 +1,7 @@
 """What one PostgreSQL server says of itself, gathered over one ordinary connection.
 
-Owns the questions. Refuses to judge the answers: `servers` does. A question that the role may not
-ask leaves its answer None.
+Owns the questions. Refuses to judge the answers: `servers`, `server_tables` and `server_slot` do. A
+question that the role may not ask leaves its answer None.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from ops.config_sources import load
-from ops.doctor import command, server_facts, servers
+from ops.doctor import command, server_facts, server_tables, servers
 from ops.doctor.checks import Outcome, run_all
 from ops.doctor.server_facts import ServerFacts
 from tests.cli_kit import until
@@ -43,13 +43,13 @@ def after(dsn: str, statement: str) -> Iterator[None]:
 
 def ask(dsn: str) -> ServerFacts:
     return server_facts.gather(
-        dsn, publication="cdrstream", slot="cdrstream_none", tables=servers.TABLES
+        dsn, publication="cdrstream", slot="cdrstream_none", tables=server_tables.TABLES
     )
 
 
 def test_everything_is_answered(dsn: str) -> None:
     facts = ask(dsn)
-    assert facts.columns == servers.SCHEMA_7
+    assert facts.columns == server_tables.SCHEMA_7
     assert (facts.publication, facts.slot) == (None, None)
     assert facts.purge == {"is_purged": False, "oldest_seconds": None}
     assert facts.log is not None
@@ -69,7 +69,7 @@ def test_a_table_that_is_another_takes_no_other_answer_with_it(dsn: str, change:
     facts = ask(dsn)
     assert facts.purge is None
     assert facts.log is not None
-    assert facts.columns != servers.SCHEMA_7
+    assert facts.columns != server_tables.SCHEMA_7
     assert servers.load(facts)
 
 
@@ -80,7 +80,7 @@ def test_a_question_that_takes_too_long_is_left_open(
     with after(dsn, "lock table call_state_events"):
         facts = ask(dsn)
     assert facts.purge is None
-    assert facts.columns == servers.SCHEMA_7
+    assert facts.columns == server_tables.SCHEMA_7
     assert ask(dsn).purge is not None
 
 

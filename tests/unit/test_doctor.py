@@ -13,7 +13,7 @@ from cdc.position_store import StoredPosition
 from cdc.slot import Identity
 from ops.config_sections import Kafka
 from ops.config_sources import load
-from ops.doctor import broker, clocks, command, servers, sink
+from ops.doctor import broker, clocks, command, server_slot, server_tables, servers, sink
 from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst
 from ops.doctor.clocks import Measured
 from ops.doctor.server_facts import ServerFacts
@@ -37,18 +37,18 @@ PUBLICATION = {
 FACTS = ServerFacts(
     server=SERVER,
     publication=PUBLICATION,
-    columns=servers.SCHEMA_7,
-    readable=dict.fromkeys(servers.TABLES, True),
+    columns=server_tables.SCHEMA_7,
+    readable=dict.fromkeys(server_tables.TABLES, True),
     slot=SLOT,
     oldest_transaction={"seconds": 1.0, "may_look": True},
 )
 CHECKS = {
     "version": servers.version,
-    "rights": lambda facts: servers.rights("a", facts),
+    "rights": lambda facts: server_tables.rights("a", facts),
     "settings": servers.settings,
-    "tables": lambda facts: servers.tables(facts, backfill=False),
-    "publication": lambda facts: servers.publication("a", "cdrstream", facts),
-    "slot": lambda facts: servers.slot("a", "cdrstream_a", facts),
+    "tables": lambda facts: server_tables.tables(facts, backfill=False),
+    "publication": lambda facts: server_tables.publication("a", "cdrstream", facts),
+    "slot": lambda facts: server_slot.slot("a", "cdrstream_a", facts),
     "load": servers.load,
 }
 
@@ -67,7 +67,7 @@ def with_server(**more: object) -> ServerFacts:
 
 
 def with_columns(table: str, **more: str | None) -> ServerFacts:
-    columns = {name: dict(told) for name, told in servers.SCHEMA_7.items()}
+    columns = {name: dict(told) for name, told in server_tables.SCHEMA_7.items()}
     for column, kind in more.items():
         if kind is None:
             del columns[table][column]
@@ -215,7 +215,7 @@ def test_our_reader_is_known_by_the_name_that_its_dsn_gives_it(
 
 def test_rights_to_read_the_table_are_needed_where_old_rows_are_read():
     facts = replace(FACTS, readable={})
-    assert outcome(servers.tables(facts, backfill=True)) is Outcome.FAIL
+    assert outcome(server_tables.tables(facts, backfill=True)) is Outcome.FAIL
 
 
 class TestResume:
@@ -226,15 +226,15 @@ class TestResume:
         return replace(position, **more)
 
     def test_a_position_of_this_history_is_in_order(self):
-        assert outcome(servers.resume(self.stored(), self.HERE)) is Outcome.OK
-        assert outcome(servers.resume(None, self.HERE)) is Outcome.OK
+        assert outcome(server_slot.resume(self.stored(), self.HERE)) is Outcome.OK
+        assert outcome(server_slot.resume(None, self.HERE)) is Outcome.OK
         backfilling = self.stored(backfill_table="call_state_events")
-        assert "from before its slot" in servers.resume(backfilling, self.HERE)[0].found
+        assert "from before its slot" in server_slot.resume(backfilling, self.HERE)[0].found
 
     @pytest.mark.parametrize("change", [{"lsn": 1_001}, {"system_id": "78"}, {"timeline": 2}])
     def test_one_of_a_restored_or_other_server_is_refused_with_advice(self, change):
         stored = self.stored(**change)
-        check = Check("server a", "resume", lambda: servers.resume(stored, self.HERE))
+        check = Check("server a", "resume", lambda: server_slot.resume(stored, self.HERE))
         (result,) = run_all([check])
         assert result.outcome is Outcome.FAIL
         assert result.findings[0].advice
