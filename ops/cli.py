@@ -105,9 +105,10 @@ def provision(
     ] = False,
 ) -> None:
     """Create what is missing: topics, schema, roles, publications, slots. Safe to run again."""
-    from ops.provision import password_notice, run  # noqa: PLC0415
+    from ops import spoken_passwords  # noqa: PLC0415
+    from ops.provision import run  # noqa: PLC0415
 
-    if notice := password_notice(admin_dsn or ()):
+    if notice := spoken_passwords.in_admin_dsns(admin_dsn or ()):
         typer.echo(notice, err=True)
     run(
         invocation.config,

@@ -24,7 +24,7 @@ def as_object(loaded: Loaded) -> dict[str, Any]:
         "file": None if loaded.file is None else str(loaded.file),
         "settings": {
             ".".join(path): {"value": _plain(value), "origin": loaded.origin(path)}
-            for path, value in _settings(loaded.config, ())
+            for path, value in settings_in_effect(loaded.config)
         },
     }
 
@@ -33,7 +33,7 @@ def as_text(loaded: Loaded) -> str:
     """The settings as the file would have them, each with its origin; readable as TOML."""
     lines = [f"# file: {loaded.file or 'none found'}"]
     section: _Path = ()
-    for path, value in _settings(loaded.config, ()):
+    for path, value in settings_in_effect(loaded.config):
         if path[:-1] != section:
             section = path[:-1]
             lines += ["", *_header(section)]
@@ -50,14 +50,15 @@ def _header(section: _Path) -> list[str]:
     return [f"[{'.'.join(section)}]"]
 
 
-def _settings(section: BaseModel, path: _Path) -> Iterator[tuple[_Path, Any]]:
+def settings_in_effect(section: BaseModel, path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
+    """Every setting with its path, secrets as they are."""
     for attribute, field in type(section).model_fields.items():
         name, value = field.alias or attribute, getattr(section, attribute)
         if isinstance(value, BaseModel):
-            yield from _settings(value, (*path, name))
+            yield from settings_in_effect(value, (*path, name))
         elif isinstance(value, dict):
             for key, inner in value.items():
-                yield from _settings(inner, (*path, name, key))
+                yield from settings_in_effect(inner, (*path, name, key))
         else:
             yield (*path, name), value
 

@@ -62,6 +62,11 @@ class Invocation:
             self._loaded = load(self.config_file, overrides=self.overrides)
             for notice in self._loaded.notices:
                 typer.echo(f"notice: {notice}", err=True)
+            if self.overrides:
+                from ops import spoken_passwords  # noqa: PLC0415  libpq is slow to load
+
+                if said := spoken_passwords.in_settings(self._loaded):
+                    typer.echo(said, err=True)
         return self._loaded
 
     @property

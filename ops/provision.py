@@ -117,22 +117,6 @@ def read_admins(config: Config, given: Sequence[str]) -> dict[str, str]:
     return admins
 
 
-def password_notice(dsns: Sequence[str]) -> str:
-    """What to say to who put a password on a command line; empty where nobody did.
-
-    Args:
-        dsns: `NAME=DSN`, as they were typed; what cannot be read is somebody else's to tell.
-    """
-    for argument in dsns:
-        dsn = argument.partition("=")[2]
-        if not why_no_dsn(dsn) and conninfo_to_dict(dsn).get("password"):
-            return (
-                "notice: everybody on this machine can read a command line; PGPASSFILE or ~/.pgpass"
-                " keeps a password from it"
-            )
-    return ""
-
-
 def sink_admin(config: Config, admins: Mapping[str, str]) -> str:
     """The sink's administrator, who may be that of a server on the same machine."""
     dsn = config.sink_dsn()

@@ -160,3 +160,36 @@ def test_a_password_on_the_command_line_is_noticed_and_not_repeated(dsn, told):
     said = run("provision", "--print-sql", "--admin-dsn", dsn, *server)
     assert ("everybody on this machine" in said.stderr) == told
     assert "hush" not in said.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("sink.dsn=postgresql://u:hush@h/d",), ("--set sink.dsn", "CDRSTREAM_SINK__DSN")),
+        (("sink.dsn=host=h password=hush",), ("--set sink.dsn", "CDRSTREAM_SINK__DSN")),
+        (
+            ("servers.b-2.dsn=postgresql://h/d?password=hush",),
+            ("--set servers.b-2.dsn", "CDRSTREAM_SERVERS__B_2__DSN"),
+        ),
+        (('servers=[{"name": "a", "dsn": "password=hush"}]',), ("--set servers",)),
+        (("kafka.sasl_password=hush",), ("CDRSTREAM_KAFKA__SASL_PASSWORD",)),
+        (
+            ("kafka.ssl_key_password=hush", "sink.dsn=password=hush"),
+            ("--set kafka.ssl_key_password, --set sink.dsn",),
+        ),
+        (("sink.dsn=host=h passfile=/root/.pgpass", "kafka.partitions=3"), ()),
+    ],
+)
+def test_a_password_in_a_setting_on_the_command_line_is_noticed_too(settings, told):
+    given = [word for setting in settings for word in ("--set", setting)]
+    said = run("config", "show", *given)
+    assert said.exit_code == 0
+    assert len(said.stderr.splitlines()) == bool(told)
+    for words in told:
+        assert words in said.stderr
+    assert "hush" not in said.output
+
+
+def test_a_password_in_the_environment_is_kept_from_others(monkeypatch):
+    monkeypatch.setenv("CDRSTREAM_SINK__DSN", "host=h password=hush")
+    assert run("config", "show", "--set", "kafka.partitions=3").stderr == ""
