@@ -28,7 +28,7 @@ from ops.dashboard.calls import Busy, Calls, Search, begun, search_of
 from ops.dashboard.ladder import ladder
 from ops.dashboard.live import Live
 from ops.dashboard.pages import FOLDER, LIVE, Pages
-from ops.dashboard.revisions import Revision, revisions
+from ops.dashboard.revisions import Revisions, revisions
 from ops.dashboard.runbook import runbook
 from ops.dashboard.serving import Serving
 from ops.errors import ConfigError, OpsError
@@ -171,17 +171,17 @@ class Site:
 
         return await self._calls.ask(read)
 
-    async def _revisions(self, call_id: str, provenance: dict[str, Any]) -> list[Revision]:
+    async def _revisions(self, call_id: str, provenance: dict[str, Any]) -> Revisions:
         """Of a call that was told more than once; of the others there is nothing to tell."""
         if not provenance.get("changed") and not provenance.get("late_events"):
-            return []
+            return Revisions([], whole=True)
         try:
             return await asyncio.to_thread(
                 revisions, self._serving.watched.broker, self._serving.cdrs_topic, call_id
             )
         except KafkaException as error:
             log.warning("revisions_not_read", extra={"error": _words(error)})
-            return []
+            return Revisions([], whole=False)
 
     async def _still_open(self, call_id: str, *, by_clock: bool) -> Response:
         trouble = ""
@@ -197,7 +197,7 @@ class Site:
             cdr=None if opened is None else opened.cdr,
             why=(),
             provenance=provenance,
-            revisions=[],
+            revisions=Revisions([], whole=True),
             opened=opened,
             trouble=trouble,
             ladder=None if provenance is None else ladder(provenance, by_clock=by_clock),

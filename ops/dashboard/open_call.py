@@ -33,6 +33,8 @@ class OpenCall:
         events: How many of them are the call's.
         waits: Sentences: what it waits for, and who holds that up.
         around: Whether it was also looked at when it began and was answered.
+        newest_unread: How many of the newest records were not looked at, for want of time.
+        around_unread: How many of those from when it began and was answered.
     """
 
     partition: int
@@ -42,7 +44,9 @@ class OpenCall:
     provenance: dict[str, Any] | None
     cdr: dict[str, Any] | None
     waits: tuple[str, ...]
-    around: bool = False
+    around: bool
+    newest_unread: int
+    around_unread: int
 
 
 def look(
@@ -64,11 +68,24 @@ def look(
     Raises:
         KafkaException: The broker does not answer.
     """
-    number, records, looked, whole = scan(broker, broker.events_topic, call_id, moments)
-    found = _events(records)
+    told = scan(broker, broker.events_topic, call_id, moments)
+    found = _events(told.found)
     provenance, cdr, letter = _resolved(found, rules)
-    waits = _waits(found, provenance, cdr, letter, rules, picture, number)
-    return OpenCall(number, looked, whole, len(found), provenance, cdr, waits, around=bool(moments))
+    waits = _waits(found, provenance, cdr, letter, rules, picture, told.partition)
+    if found and told.newest_unread + told.around_unread:
+        waits = ("Not all records were read in time: this is by those that were.", *waits)
+    return OpenCall(
+        told.partition,
+        told.looked,
+        told.whole,
+        len(found),
+        provenance,
+        cdr,
+        waits,
+        around=told.around,
+        newest_unread=told.newest_unread,
+        around_unread=told.around_unread,
+    )
 
 
 def _events(found: Iterable[Found]) -> list[CallEvent]:

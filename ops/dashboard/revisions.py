@@ -1,7 +1,7 @@
 """A CDR's revisions over time, as they were told on the topic `cdrs`.
 
 Owns which of its records count: the database has the newest revision only. What is older than the
-records that are looked through, or than the topic's retention, is not there, and that is said.
+records that are looked through is not there, and the page says so; nor what Kafka keeps no more.
 """
 
 from __future__ import annotations
@@ -24,16 +24,24 @@ class Revision(NamedTuple):
     changed: dict[str, list[Any]]
 
 
-def revisions(broker: Broker, topic: str, call_id: str) -> list[Revision]:
-    """Oldest first, each revision once.
+class Revisions(NamedTuple):
+    """Those that were found, oldest first, and whether all that the topic keeps was looked at."""
+
+    told: list[Revision]
+    whole: bool
+
+
+def revisions(broker: Broker, topic: str, call_id: str) -> Revisions:
+    """Each revision once.
 
     Raises:
         KafkaException: The broker does not answer.
     """
     if not topic:
-        return []
+        return Revisions([], whole=False)
     told: dict[int, Revision] = {}
-    for record in scan(broker, topic, call_id).found:
+    scanned = scan(broker, topic, call_id)
+    for record in scanned.found:
         try:
             message = orjson.loads(record.value or b"")
             number = int(message["revision"])
@@ -49,4 +57,4 @@ def revisions(broker: Broker, topic: str, call_id: str) -> list[Revision]:
             )
         except (ValueError, KeyError, TypeError):
             continue  # of another version: what it says is not for us
-    return [told[number] for number in sorted(told)]
+    return Revisions([told[number] for number in sorted(told)], scanned.whole)

@@ -1,18 +1,19 @@
 """Looking for one key among the newest records of its partition, and around moments.
 
-Owns the bounds: so many records, so many seconds, and it is said how far was looked. Every client
-of these topics partitions by murmur2, so one partition is enough. A call that began hours ago lies
-far behind the newest records; who knows when it began names the moment.
+Owns the bounds: so many records, so many seconds, and it is said how far was looked and what time
+did not allow. Every client of these topics partitions by murmur2, so one partition is enough. A
+call that began hours ago lies far behind the newest records; who knows when it began names the
+moment. The newest are read first, from their end backwards; no stretch takes another one's time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import OFFSET_INVALID, Consumer, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, TopicPartition
 
 from ops.librdkafka import silent_log
 from ops.monitor.watched import Broker
@@ -20,6 +21,7 @@ from ops.monitor.watched import Broker
 RECORDS_MAX: Final = 100_000
 AROUND_RECORDS: Final = 50_000
 AROUND_SECONDS: Final = 10.0  # before a moment: clocks, and rows that were on their way
+SLICE_RECORDS: Final = 25_000  # of the newest, read at a time
 LOOK_SECONDS: Final = 3.0
 _BATCH: Final = 2_000
 
@@ -36,11 +38,24 @@ class Found:
 
 
 class Scanned(NamedTuple):
-    """What was found, in which partition, and how far was looked; `whole`: all that is kept."""
+    """What was found, oldest first, and how far was looked.
+
+    Attributes:
+        partition: Where all records of the key are.
+        found: The key's.
+        looked: How many records were looked at.
+        around: Whether some of them were from the moments named.
+        newest_unread: How many of the newest were not, for want of time.
+        around_unread: How many of those from the moments named.
+        whole: All that Kafka keeps was looked at.
+    """
 
     partition: int
     found: list[Found]
     looked: int
+    around: bool
+    newest_unread: int
+    around_unread: int
     whole: bool
 
 
@@ -63,38 +78,44 @@ def scan(broker: Broker, topic: str, key: str, moments: Sequence[float] = ()) ->
     Raises:
         KafkaException: The broker does not answer.
     """
-    number, wanted = partition_of(key, broker.partitions), key.encode()
+    place, wanted = TopicPartition(topic, partition_of(key, broker.partitions)), key.encode()
     consumer = Consumer(
         {
             **broker.client_properties(),
             "group.id": "cdrstream-dashboard",  # asked for, and never joined
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,  # at the topic's end it keeps the next stretch waiting
             "queued.max.messages.kbytes": 8_192,
         },
         logger=silent_log(),
     )
     deadline = time.monotonic() + LOOK_SECONDS
     try:
-        place = TopicPartition(topic, number)
         low, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS)
         begins = _begins(consumer, place, moments)
-        found: list[Found] = []
-        looked = 0
         stretches = _stretches(low, high, begins)
-        complete = True
-        for begin, end in stretches:
-            at = begin
-            consumer.assign([TopicPartition(topic, number, begin)])
-            while at < end and time.monotonic() < deadline:
-                for message in consumer.consume(_BATCH, timeout=0.5):
-                    if message.error() is not None:
-                        continue
-                    looked, at = looked + 1, (message.offset() or 0) + 1
-                    if message.key() == wanted and at <= end:
-                        found.append(_found(message))
-            complete = complete and at >= end
-        return Scanned(number, found, looked, complete and stretches == [(low, high)])
+        found: list[Found] = []
+        unread = [0 for _ in stretches]
+        looked = 0
+        for number, (begin, end) in reversed(list(enumerate(stretches))):
+            now = time.monotonic()
+            until = now + (deadline - now) / (number + 1)
+            for part in _parts(begin, end, newest=end == high):
+                read = _look_through(consumer, place, part, wanted, until)
+                found += read.found
+                looked += read.looked
+                unread[number] += part[1] - read.stopped_at
+        found.sort(key=lambda record: record.offset)
+        return Scanned(
+            place.partition,
+            found,
+            looked,
+            around=bool(begins),
+            newest_unread=unread[-1],
+            around_unread=sum(unread[:-1]),
+            whole=stretches == [(low, high)] and not any(unread),
+        )
     finally:
         consumer.close()
 
@@ -122,6 +143,44 @@ def _stretches(low: int, high: int, begins: Sequence[int]) -> list[tuple[int, in
         else:
             stretches.append((begin, end))
     return stretches
+
+
+def _parts(begin: int, end: int, *, newest: bool) -> Iterator[tuple[int, int]]:
+    """A stretch in the order of reading: its end matters most where it is that of the topic."""
+    if not newest:
+        yield begin, end
+        return
+    for stop in range(end, begin, -SLICE_RECORDS):
+        yield max(begin, stop - SLICE_RECORDS), stop
+
+
+class _Read(NamedTuple):
+    found: list[Found]
+    looked: int
+    stopped_at: int
+
+
+def _look_through(
+    consumer: Consumer, place: TopicPartition, part: tuple[int, int], wanted: bytes, until: float
+) -> _Read:
+    """Records of that key between two offsets, as far as one gets in time."""
+    at, end = part
+    found: list[Found] = []
+    looked = 0
+    if time.monotonic() < until:
+        consumer.assign([TopicPartition(place.topic, place.partition, at)])
+    while at < end and (left := until - time.monotonic()) > 0:
+        for message in consumer.consume(min(_BATCH, end - at), timeout=min(0.5, left)):
+            error, offset = message.error(), message.offset() or 0
+            if error is not None:
+                at = end if error.code() == KafkaError._PARTITION_EOF else at
+            elif offset < end:
+                looked, at = looked + 1, offset + 1
+                if message.key() == wanted:
+                    found.append(_found(message))
+            else:
+                at = end
+    return _Read(found, looked, at)
 
 
 def _found(message: Any) -> Found:
