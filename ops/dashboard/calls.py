@@ -63,7 +63,11 @@ FROM active_calls WHERE %(text)s::text IS NULL
     OR caller_aor ILIKE %(text)s OR callee_aor ILIKE %(text)s OR call_id = %(exact)s
 ORDER BY connect_time, call_id LIMIT %(limit)s
 """
-_HIDDEN: Final = "SELECT call_id, hidden_reason FROM cdr_provenance WHERE call_id = %s"
+_KNOWN: Final = """
+SELECT EXISTS (SELECT FROM cdrs AS c WHERE c.call_id = %(exact)s) AS recorded,
+    (SELECT coalesce(p.hidden_reason, 'it has no CDR')
+     FROM cdr_provenance AS p WHERE p.call_id = %(exact)s) AS hidden
+"""
 
 
 class Busy(Exception):
@@ -97,6 +101,7 @@ class Found:
         before: Where the next page begins; empty where there is none.
         looked_back: How far was looked, where that is not all there is.
         hidden: Why a call that is known has no CDR.
+        unfit: The CDR of that very Call-ID is not one of those that were asked for.
     """
 
     rows: tuple[dict[str, Any], ...] = ()
@@ -104,6 +109,7 @@ class Found:
     before: str = ""
     looked_back: datetime | None = None
     hidden: str = ""
+    unfit: bool = False
 
 
 def search_of(query: Any) -> Search:
@@ -180,11 +186,13 @@ def _find(connection: psycopg.Connection[dict[str, Any]], search: Search) -> Fou
                 "limit": ACTIVE_MAX,
             },
         ).fetchall()
-    hidden = ""
+    hidden, unfit = "", False
     if search.text and not rows and not active:
-        row = connection.execute(_HIDDEN, (search.text,)).fetchone()
-        hidden = "" if row is None else str(row["hidden_reason"] or "it has no CDR")
-    return Found(tuple(rows), tuple(active), before, looked_back, hidden)
+        known = connection.execute(_KNOWN, {"exact": search.text}).fetchone()
+        assert known is not None
+        unfit = known["recorded"]
+        hidden = "" if unfit else str(known["hidden"] or "")
+    return Found(tuple(rows), tuple(active), before, looked_back, hidden, unfit)
 
 
 def _listed(
