@@ -65,12 +65,16 @@ class Place:
         lines = (self.folder / "users" / f"cdrstream-{role}.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def as_role(self, role: str, file: str | None = None) -> dict[str, object]:
-        """How a command is run as a role: arguments of `cdrstream` and `service`."""
+    def as_role(self, role: str, file: str | None = None, **settings: str) -> dict[str, object]:
+        """How a command is run as a role: arguments of `cdrstream` and `service`.
+
+        Settings are told by the environment (`kafka__sasl_password=...`), as passwords should be.
+        """
+        told = {f"CDRSTREAM_{name.upper()}": value for name, value in settings.items()}
         return {
             "config": Path(f"{file or role}.toml"),
             "cwd": self.folder,
-            "environ": {**self.environ, **self.login(role)},
+            "environ": {**self.environ, **self.login(role), **told},
         }
 
     def properties(self, role: str) -> dict[str, str]:
@@ -302,8 +306,9 @@ def test_what_is_wrong_at_the_broker_is_said_in_a_line(
     issue(place.folder / "another", [])
     (place.folder / "stranger.pem").write_bytes((place.folder / "another/ca.pem").read_bytes())
     here = place.stack.broker.bootstrap_servers.replace("127.0.0.1", "localhost")
-    wrong = wrong.format(localhost=here)
-    told = cdrstream("acls", "--check", "--set", wrong, **place.as_role("admin"))
+    setting, _, value = wrong.format(localhost=here).partition("=")
+    how = place.as_role("admin", **{setting.replace(".", "__"): value})
+    told = cdrstream("acls", "--check", **how)
     assert told.returncode == 1
     error, *more = told.stderr.splitlines()
     assert error.startswith("error: Kafka at"), told.stderr
@@ -367,7 +372,7 @@ def test_what_is_wrong_at_the_server_is_said_in_a_line(
     issue(place.folder / "another", [])
     (place.folder / "stranger.pem").write_bytes((place.folder / "another/ca.pem").read_bytes())
     dsn = make_conninfo(place.dsn("worker"), **wrong)
-    told = cdrstream("explain", "c@h", "--set", f"sink.dsn={dsn}", **place.as_role("worker"))
+    told = cdrstream("explain", "c@h", **place.as_role("worker", sink__dsn=dsn))
     assert told.returncode == 1
     error, *more = told.stderr.splitlines()
     assert error.startswith("error: PostgreSQL"), told.stderr
