@@ -70,8 +70,75 @@ class Caller:
                         return status, time.monotonic() - begun
         raise AssertionError(f"nobody answers {call_id}")
 
+    def receive(self) -> bytes:
+        """The next datagram, which it gets as the other proxy."""
+        return self._socket.recv(65_535)
+
+    def send(self, message: bytes) -> None:
+        """As it is."""
+        self._socket.sendto(message, (HOST, self._proxy.port))
+
     def close(self) -> None:
         self._socket.close()
+
+
+class Phone:
+    """Sends datagrams from elsewhere: what the proxy does not know goes to the other proxy."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((HOST, 0))
+        self._socket.settimeout(AGAIN_SECONDS * TRIES)
+        self.port = int(self._socket.getsockname()[1])
+
+    def send(self, method: str, call_id: str, user: str = "somebody", contact: str = "") -> None:
+        """A request outside of any call."""
+        contact = contact or f"<sip:phone@{HOST}:{self.port}>"
+        lines = [
+            f"{method} sip:{user}@example.com SIP/2.0",
+            f"Via: SIP/2.0/UDP {HOST}:{self.port};branch=z9hG4bK{call_id}",
+            f"From: <sip:{user}@example.com>;tag=p1",
+            f"To: <sip:{user}@example.com>",
+            f"Call-ID: {call_id}",
+            f"CSeq: 1 {method}",
+            f"Contact: {contact}",
+            "Max-Forwards: 70",
+            "Content-Length: 0",
+        ]
+        message = "\r\n".join([*lines, "", ""]).encode()
+        self._socket.sendto(message, (HOST, self._proxy.port))
+
+    def final(self) -> tuple[int, bytes]:
+        """The next final answer, and all of it."""
+        while True:
+            answer = self._socket.recv(65_535)
+            status = int(answer.split(b" ", 2)[1])
+            if status >= 200:
+                return status, answer
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextmanager
+def phoned(proxy: Proxy) -> Iterator[Phone]:
+    phone = Phone(proxy)
+    try:
+        yield phone
+    finally:
+        phone.close()
+
+
+def answer_to(invite: bytes, tag: str) -> bytes:
+    """A 200 of the phone of that tag."""
+    kept = (b"via:", b"from:", b"to:", b"call-id:", b"cseq:", b"record-route:")
+    lines = [line for line in invite.split(b"\r\n") if line.lower().startswith(kept)]
+    told = [
+        line + b";tag=" + tag.encode() if line.lower().startswith(b"to:") else line
+        for line in lines
+    ]
+    return b"\r\n".join([b"SIP/2.0 200 OK", *told, b"Content-Length: 0", b"", b""])
 
 
 @contextmanager
@@ -196,6 +263,91 @@ def test_a_database_that_was_restarted_between_two_calls_loses_no_row(tmp_path):
 
 
 @pytest.mark.timeout(120)
+def test_each_answer_is_a_row_once_however_they_come_again(tmp_path):
+    with proxied(tmp_path) as (server, proxy, peer), phoned(proxy) as phone:
+        phone.send("INVITE", "answered")
+        invite = peer.receive()
+        for tag in ("A", "B.*", "A", "B.*", "A"):
+            peer.send(answer_to(invite, tag))
+            assert phone.final()[0] == 200
+        peer.invite("later")  # rows are written in order
+        rows_of(server, "later", 2)
+        rows = rows_of(server, "answered", 3)
+        told = [(row["event_type"], row["to_tag"]) for row in rows]
+        assert told == [("R", ""), ("S", "A"), ("S", "B.*")]
+
+
+@pytest.mark.timeout(120)
+def test_an_invite_that_cannot_be_sent_on_is_a_failure(tmp_path):
+    with proxied(tmp_path) as (server, proxy, _), phoned(proxy) as phone:
+        # a transport that the proxy does not have
+        phone.send("REGISTER", "r1", "gone", f"<sip:gone@{HOST}:{phone.port};transport=tcp>")
+        assert phone.final()[0] == 200
+        phone.send("INVITE", "not-sent", "gone")
+        assert phone.final()[0] == 500
+        request, failure = rows_of(server, "not-sent", 2)
+        assert (request["event_type"], failure["event_type"]) == ("R", "F")
+        assert failure["failure_status"] == 500
+        assert failure["failure_reason"] == "Cannot Be Sent On"
+        assert failure["branch_id"] == request["branch_id"]
+
+
+FULL = """
+CREATE FUNCTION full_up() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER full_up BEFORE INSERT ON call_state_events EXECUTE FUNCTION full_up();
+"""
+READ_ONLY = "ALTER ROLE kamailio {} default_transaction_read_only"
+NOW = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'kamailio'"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("trouble", "cure", "sign"),
+    [
+        (FULL, "DROP TRIGGER full_up ON call_state_events", "no space left on device"),
+        (READ_ONLY.format("SET") + " = on", READ_ONLY.format("RESET"), "read-only transaction"),
+        (
+            "REVOKE INSERT ON call_state_events FROM kamailio",
+            "GRANT INSERT ON call_state_events TO kamailio",
+            "permission denied for table",
+        ),
+    ],
+    ids=["full", "read-only", "no-right"],
+)
+def test_a_database_that_can_take_no_row_is_waited_for(tmp_path, trouble, cure, sign):
+    with proxied(tmp_path) as (server, proxy, caller), server.connect() as connection:
+        connection.execute(trouble)
+        connection.execute(NOW)
+        assert caller.invite("waits")[0] == 404
+        assert wait_until(lambda: sign in proxy.log.read_text(errors="replace"), 10)
+        assert caller.invite("waits-too")[0] == 404
+        connection.execute(cure)
+        connection.execute(NOW)
+        assert [row["event_type"] for row in rows_of(server, "waits", 2)] == ["R", "F"]
+        assert [row["event_type"] for row in rows_of(server, "waits-too", 2)] == ["R", "F"]
+        assert proxy.refused_rows() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_table_that_is_locked_gets_each_row_once(tmp_path):
+    """The server gives up before Kamailio does: what waits for the lock is not left behind."""
+    with proxied(tmp_path) as (server, proxy, caller), server.connect() as connection:
+        connection.execute("ALTER ROLE kamailio SET statement_timeout = '300ms'")
+        connection.execute(NOW)
+        with server.connect() as locker, locker.transaction():
+            locker.execute("LOCK TABLE call_state_events")
+            assert caller.invite("waits")[0] == 404
+            sign = "canceling statement due to statement timeout"
+            assert wait_until(lambda: proxy.log.read_text(errors="replace").count(sign) >= 4, 20)
+        rows_of(server, "waits", 2)
+        caller.invite("later")
+        rows_of(server, "later", 2)
+        assert proxy.rows(ROWS) == 4
+        assert proxy.refused_rows() == []
+
+
+@pytest.mark.timeout(120)
 def test_a_proxy_starts_without_its_database(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         proxy.kill()
@@ -230,6 +382,7 @@ def test_a_row_that_cannot_be_written_stops_no_other(tmp_path):
         rows_of(server, "wanted", 2)
         assert proxy.rows(ROWS) == 2
         assert len(proxy.refused_rows()) == 2
+        assert "violates check constraint" in proxy.refused_rows()[0]
 
 
 def test_a_proxy_may_add_rows_and_nothing_else(tmp_path):
@@ -245,6 +398,11 @@ def test_a_proxy_may_add_rows_and_nothing_else(tmp_path):
                 " VALUES ('x', 0, now(), 101)"
             )
             connection.execute(added)
-            for forbidden in ("SELECT * FROM call_state_events", "DELETE FROM call_state_events"):
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("4s",)
+            for forbidden in (
+                "SELECT * FROM call_state_events",
+                "DELETE FROM call_state_events",
+                "SELECT cse_add('DELETE FROM call_state_events')",
+            ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(forbidden)  # type: ignore[arg-type]
