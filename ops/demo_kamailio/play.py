@@ -175,11 +175,14 @@ def _play(
 
 
 def _judge(place: Place, proxies: dict[str, Proxy], phones: Phones, troubles: list[str]) -> Outcome:
-    truths = [
-        truth_of(call.name, read_log(phones.message_log(call.name)), end_is_heard=call.end_is_heard)
-        for call in ALL_CALLS
-    ]
     troubles = [*troubles, *(line for proxy in proxies.values() for line in proxy.refused_rows())]
+    truths = []
+    for call in ALL_CALLS:
+        try:
+            log = read_log(phones.message_log(call.name))
+            truths.append(truth_of(call.name, log, end_is_heard=call.end_is_heard))
+        except ValueError as error:
+            troubles.append(f"{call.name}: its caller's log tells nothing: {error}")
     return Outcome(
         score(truths, read_cdrs(place.dsns[REFERENCE]), tolerance_ms=TOLERANCE_MS),
         tuple(troubles),

@@ -31,7 +31,7 @@ def truth_of(
     """
     invites = [one for one in messages if one.sent and one.method == "INVITE" and not one.status]
     if not invites:
-        raise ValueError(f"{name}: its caller's log holds no INVITE")
+        raise ValueError("it holds no INVITE")
     first = invites[0]
     cdr: dict[str, Any] = {
         "call_id": first.text("call-id"),

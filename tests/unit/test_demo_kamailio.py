@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ from ops.config_sources import load
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import SCENARIOS
 from ops.demo_kamailio.plan import ALL_CALLS, DEAD, FORWARDS, PHONES, TOLERANCE_MS, config_text
-from ops.demo_kamailio.play import Outcome
+from ops.demo_kamailio.play import Outcome, _judge
 from ops.demo_kamailio.proxy import EXAMPLE, local_config
 from ops.demo_kamailio.sip_log import SipMessage, parse_log
 from ops.demo_kamailio.witness import as_stored, truth_of
@@ -223,6 +224,20 @@ def test_records_missing_twice_and_of_nobody_are_found_out(cdrs, verdict):
 
 def test_a_caller_that_failed_fails_the_demo():
     assert outcome(TRUTH["cdr"], troubles=("answered: ended with 1",)).exit_code == 1
+
+
+def test_a_caller_whose_log_tells_nothing_is_a_trouble_and_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("ops.demo_kamailio.play.read_cdrs", lambda _dsn: [])
+    (tmp_path / "busy.log").write_bytes(
+        invite(0.0) + entry(1.0, "received", "SIP/2.0 ?", "1 INVITE")
+    )
+    place: Any = SimpleNamespace(dsns={"a": ""})
+    phones: Any = SimpleNamespace(message_log=lambda name: tmp_path / f"{name}.log")
+    found = _judge(place, {}, phones, ["earlier: a trouble"])
+    assert found.exit_code == 1
+    assert len(found.troubles) == 1 + len(ALL_CALLS)
+    assert "answered: its caller's log tells nothing: it holds no INVITE" in found.troubles
+    assert any(line.startswith("busy: its caller's log tells nothing: ") for line in found.troubles)
 
 
 def test_the_plan_names_scenarios_and_users_that_are_there():
