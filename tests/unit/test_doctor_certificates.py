@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,22 +14,13 @@ import pytest
 from ops.config_sections import Kafka
 from ops.doctor import certificates
 from ops.doctor.checks import Outcome
+from tests.self_signed import self_signed
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that is good for thirty days and vouches for itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        (
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", made),
-        ),
-        check=True,
-        capture_output=True,
-    )
-    return made, key
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from ops.doctor.checks import Check, Finding, Outcome, run_all, worst
 from ops.doctor.clocks import Measured
 from ops.doctor.dashboard import Answer
 from tests.calls import beat, events, processor, row
+from tests.self_signed import self_signed
 
 PASSWORD = SecretStr(hash_password("correct horse"))
 OPEN = Dashboard()
@@ -127,18 +128,7 @@ def test_nobody_answers_where_nobody_listens() -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate that is good for thirty days, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        (
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", made),
-        ),
-        check=True,
-        capture_output=True,
-    )
-    key.chmod(0o600)
-    return made, key
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def with_pair(made: Path, key: Path) -> list[Finding]:
