@@ -100,7 +100,7 @@ audit: setup
 
 # What the next release will say; with VERSION=0.2.0 it goes into CHANGELOG.md, and changes/ is empty.
 changelog: setup
-	@$(python) -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased 2>/dev/null)
+	@$(python) -m $(if $(VERSION),towncrier build --yes --version $(VERSION),scripts.changelog --news)
 
 # The site of docs/, into build/site; its programs live in an environment of their own.
 docs: setup

@@ -125,6 +125,19 @@ def test_what_is_to_come_is_told() -> None:
         assert f"- {text}" in page, path.name
 
 
+def test_what_is_wrong_with_a_fragment_is_said(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "CHANGELOG.md", "changes/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    news = tmp_path / "changes/+new.added.md"
+    news.write_text("Something new.\n")
+    assert "- Something new." in changelog.draft("1.0", tmp_path)
+    news.rename(tmp_path / "changes/+new.wrong.md")
+    with pytest.raises(changelog.NewsError, match=re.escape("+new.wrong.md")) as caught:
+        changelog.draft("1.0", tmp_path)
+    assert "Loading template" not in str(caught.value)
+
+
 PIP_AUDIT = """#!{python}
 import json, sys
 service = [a.partition("=")[2] for a in sys.argv if a.startswith("--vulnerability-service=")][0]
