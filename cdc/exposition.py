@@ -38,6 +38,12 @@ class ReaderCollector:
         fit = (State.STREAMING, State.STANDBY, State.BACKFILL)
         return any(reader.state in fit for reader in list(self._readers.values()))
 
+    @property
+    def why(self) -> str:
+        """What keeps readers from reading, by kind: `a: KafkaUnreachable, ServerUnreachable`."""
+        readers = sorted(self._readers.items())
+        return "; ".join(f"{n}: {', '.join(r.troubles)}" for n, r in readers if r.troubles)
+
     def collect(self) -> Iterator[Family]:
         """One family a declared metric, and the acknowledgements' histograms."""
         families = {metric: _family(metric) for metric in names.DECLARED}
@@ -75,6 +81,8 @@ def _samples(reader: ServerReader) -> Iterator[_Sample]:
     yield names.OPEN_ROWS, server, numbers.open_transaction_rows
     for reason, count in list(numbers.reconnects.items()):
         yield names.RECONNECTS, (*server, reason), count
+    for kind in reader.troubles:
+        yield names.TROUBLE, (*server, kind), 1.0
     yield names.GAPS, server, numbers.gaps_total
     yield names.LOST, server, numbers.rows_lost_total
     yield names.BACKFILL, server, numbers.backfill_rows_total

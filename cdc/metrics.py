@@ -56,6 +56,11 @@ OPEN_ROWS: Final = _gauge(
 RECONNECTS: Final = _counter(
     "reader_reconnects_total", "breaks of the stream by kind of error", ("server", "reason")
 )
+TROUBLE: Final = _gauge(
+    "reader_trouble",
+    "1 for each kind of error that keeps the reader from reading now; absent while it reads",
+    ("server", "reason"),
+)
 GAPS: Final = _counter("reader_gaps_total", "gaps that were told: log was lost")
 LOST: Final = _counter("reader_rows_lost_total", "rows that are lost in gaps, at most")
 BACKFILL: Final = _counter("reader_backfill_rows_total", "rows read from the table")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from cdc.clocks import ServerClock
@@ -27,16 +27,26 @@ logger = logging.getLogger(__name__)
 
 _STEADY_SECONDS = 30.0
 _LOOK_SECONDS = 3.0
+_TELL_AGAIN_SECONDS = 300.0
+_TOLD_MAX = 64
 
 
 class ServerReader:
-    """One server's reader over all its sessions."""
+    """One server's reader over all its sessions.
+
+    Attributes:
+        last_error: The newest error; None once it streams.
+        troubles: All that keeps it from reading now, by kind: server and Kafka may both be away.
+    """
 
     def __init__(self, settings: ReaderSettings) -> None:
         self.settings = settings
         self.metrics = ReaderMetrics(server=settings.server)
         self.state = State.STARTING
         self.last_error: CdcError | None = None
+        self.troubles: Mapping[str, CdcError] = {}
+        self._heard: dict[str, CdcError] = {}  # in this session
+        self._told_at: dict[str, float] = {}  # by what was told
         self._publisher = Publisher(settings, self.metrics)
         self._clock = ServerClock(settings, self.metrics)
         self._room = RoomWatch(settings, self.metrics)
@@ -56,6 +66,8 @@ class ServerReader:
             self.state = State.STOPPED
         except CdcError as error:
             self.last_error = error
+            self._heard[type(error).__name__] = error
+            self.troubles = self._heard
             self._set_state(State.FAILED)
             raise
         except Exception:
@@ -70,8 +82,15 @@ class ServerReader:
         settings, delay = self.settings, self.settings.retry_seconds_min
         while not stop.is_set():
             began = time.monotonic()
+            self._heard = {}
             session = Session(
-                settings, self._publisher, self._clock, self.metrics, self._room, self._set_state
+                settings,
+                self._publisher,
+                self._clock,
+                self.metrics,
+                self._room,
+                self._set_state,
+                self._hear,
             )
             try:
                 await session.run(stop)
@@ -106,19 +125,32 @@ class ServerReader:
                     await conn.close()
 
     def _note(self, error: CdcError) -> None:
-        changed = self.last_error is None or str(self.last_error) != str(error)
         self._set_state(State.STANDBY if isinstance(error, SlotBusy) else State.RETRYING)
         self.last_error = error
         self.metrics.reconnected(type(error).__name__)
+        self._hear(error)
+        self.troubles = self._heard  # what an earlier session heard is over
         if self._publisher.failure is not None:
             self._publisher.close()
             self._publisher = Publisher(self.settings, self.metrics)
+
+    def _hear(self, error: CdcError) -> None:
+        """Takes a trouble as soon as it is known; what lasts is told once in a while."""
+        kind, now = type(error).__name__, time.monotonic()
+        self._heard[kind] = error
+        self.troubles = {**self.troubles, kind: error}
+        words = f"{kind}: {error}"
+        again = now - self._told_at.get(words, float("-inf")) < _TELL_AGAIN_SECONDS
+        if not again:
+            if len(self._told_at) >= _TOLD_MAX:
+                self._told_at.clear()
+            self._told_at[words] = now
         logger.log(
-            logging.WARNING if changed else logging.INFO,
-            "standby" if self.state is State.STANDBY else "reader_retries",
+            logging.DEBUG if again else logging.WARNING,
+            "standby" if isinstance(error, SlotBusy) else "reader_retries",
             extra={
                 "server": self.settings.server,
-                "error": type(error).__name__,
+                "error": kind,
                 "reason": str(error),
                 "advice": error.advice,
             },
@@ -127,7 +159,8 @@ class ServerReader:
     def _set_state(self, state: State) -> None:
         self.state = state
         if state is State.STREAMING:
-            self.last_error = None
+            self.last_error, self.troubles = None, {}
+            self._told_at.clear()
         if self._standing_by and state is not State.STANDBY:
             self._tell(goodbye=True)
             self._standing_by = False

@@ -20,8 +20,8 @@ import orjson
 from callstate.envelope import HEARTBEAT, heartbeat_message
 from cdc.clock_probe import Reading, StepWatch, stopwatch_us
 from cdc.clocks import ServerClock
-from cdc.connect import connect_sql, connect_walsender
-from cdc.errors import ProtocolBroken, PublicationChanged
+from cdc.connect import Connection, connect_sql, connect_walsender
+from cdc.errors import CdcError, ProtocolBroken, PublicationChanged, Retry, ServerUnreachable
 from cdc.heartbeat import SAMPLE_SQL, Markers, Sample, before_header
 from cdc.held_rows import HIGHEST_SQL, HeldRows
 from cdc.lsn import lsn_text
@@ -34,6 +34,7 @@ from cdc.publisher import Publisher
 from cdc.queries import fetch_one, fetch_opt
 from cdc.settings import ReaderSettings
 from cdc.slot import (
+    ServerFacts,
     check_not_future,
     check_server,
     identify,
@@ -62,6 +63,8 @@ class Session:
         metrics: Likewise.
         room: Likewise: the slot's room shrinks faster while nobody reads.
         say: Hears what the session is doing.
+        trouble: Hears what keeps it from beginning besides the error that is raised, and of that
+            which heals by itself at once: the other side may be waited for much longer.
     """
 
     def __init__(
@@ -72,12 +75,14 @@ class Session:
         metrics: ReaderMetrics,
         room: RoomWatch,
         say: Callable[[State], None],
+        trouble: Callable[[CdcError], None],
     ) -> None:
         self._settings = settings
         self._publisher = publisher
         self._clock = clock
         self._metrics = metrics
         self._say = say
+        self._trouble = trouble
         self._decoder = Decoder(settings.server, routes(settings))
         self._reply_asked = False
         self._status_at = 0.0
@@ -100,8 +105,7 @@ class Session:
 
     async def _start(self, stack: AsyncExitStack) -> tuple[Opened, PositionKeeper, WalStream]:
         settings = self._settings
-        partitions = await in_thread(ensure_topics, settings, settings.connect_seconds)
-        opened = await self._open(stack, partitions)
+        opened = await self._reach_both(stack)
         keeper = await Starting(
             settings, opened, self._publisher, self._metrics, self._clock, self._say
         ).begin()
@@ -124,7 +128,34 @@ class Session:
         logger.info("streaming", extra={"server": settings.server, "lsn": lsn_text(lsn)})
         return opened, keeper, stream
 
-    async def _open(self, stack: AsyncExitStack, partitions: int) -> Opened:
+    async def _reach_both(self, stack: AsyncExitStack) -> Opened:
+        """Kafka and the server side by side: what is wrong with one is not hidden by the other."""
+        settings = self._settings
+        topics = asyncio.ensure_future(in_thread(ensure_topics, settings, settings.connect_seconds))
+        server = asyncio.ensure_future(self._open(stack))
+        asked: tuple[asyncio.Future[Any], ...] = (topics, server)
+        failures: list[CdcError] = []
+        try:
+            for done in asyncio.as_completed(asked):
+                try:
+                    await done
+                except CdcError as error:
+                    failures.append(error)
+                    if error.retry is Retry.TIMED:
+                        self._trouble(error)
+            if failures:
+                worst = max(failures, key=_urgency)
+                for other in failures:
+                    if other is not worst and other.retry is not Retry.TIMED:
+                        self._trouble(other)
+                raise worst
+            return Opened(*server.result(), topics.result())
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _open(self, stack: AsyncExitStack) -> tuple[Connection, Connection, ServerFacts]:
         settings = self._settings
         sql = await connect_sql(settings.dsn, connect_seconds=settings.connect_seconds)
         stack.push_async_callback(sql.close)
@@ -137,7 +168,7 @@ class Session:
             silence_seconds=settings.silence_seconds,
         )
         stack.push_async_callback(walsender.close)
-        return Opened(sql, walsender, facts, partitions)
+        return sql, walsender, facts
 
     async def _stream(
         self, opened: Opened, keeper: PositionKeeper, stream: WalStream, stop: asyncio.Event
@@ -306,6 +337,11 @@ class Session:
             "stopped",
             extra={"server": self._settings.server, "lsn": lsn_text(keeper.stored.lsn)},
         )
+
+
+def _urgency(error: CdcError) -> tuple[bool, bool]:
+    """Who has to be helped goes before who comes back by itself, and the server before Kafka."""
+    return error.retry is not Retry.TIMED, isinstance(error, ServerUnreachable)
 
 
 async def _first_of(

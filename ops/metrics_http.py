@@ -40,6 +40,7 @@ class MetricsServer:
         collector: What is measured.
         healthy: Whether the process lives.
         ready: Whether it does its work.
+        why: What keeps it from that, in a line, as far as is known.
 
     Raises:
         ConfigError: The address cannot be used.
@@ -51,12 +52,13 @@ class MetricsServer:
         collector: Collector,
         healthy: Callable[[], bool],
         ready: Callable[[], bool],
+        why: Callable[[], str] = str,
     ) -> None:
         registry = process_registry()
         registry.register(collector)
         host, port = split_listen(listen)
         try:
-            self._server = _Server((host, port), _handler(registry, healthy, ready))
+            self._server = _Server((host, port), _handler(registry, healthy, ready, why))
         except OSError as error:
             raise ConfigError(
                 f"metrics_listen = {listen!r}: {error.strerror}",
@@ -74,7 +76,11 @@ class MetricsServer:
 
 @contextmanager
 def served(
-    listen: str, collector: Collector, healthy: Callable[[], bool], ready: Callable[[], bool]
+    listen: str,
+    collector: Collector,
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool],
+    why: Callable[[], str] = str,
 ) -> Iterator[None]:
     """Serves in this block, where an address is given and free.
 
@@ -85,7 +91,7 @@ def served(
         yield
         return
     try:
-        server = MetricsServer(listen, collector, healthy, ready)
+        server = MetricsServer(listen, collector, healthy, ready, why)
     except ConfigError as error:
         log.warning("metrics_not_served", extra={"error": str(error), "advice": error.advice})
         yield
@@ -144,7 +150,10 @@ class _Server(ThreadingHTTPServer):
 
 
 def _handler(
-    registry: CollectorRegistry, healthy: Callable[[], bool], ready: Callable[[], bool]
+    registry: CollectorRegistry,
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool],
+    why: Callable[[], str],
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_SECONDS
@@ -158,7 +167,9 @@ def _handler(
                 self._answer(200, encode(registry), kind)
             elif path in ("/healthz", "/readyz"):
                 fine = (healthy if path == "/healthz" else ready)()
-                self._answer(200 if fine else 503, b"ok\n" if fine else b"no\n")
+                reason = why() if path == "/readyz" else ""
+                no = f"no: {reason}\n" if reason else "no\n"
+                self._answer(200 if fine else 503, b"ok\n" if fine else no.encode())
             else:
                 self._answer(404, b"/metrics, /healthz or /readyz\n")
 

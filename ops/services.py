@@ -84,7 +84,13 @@ async def _read(settings: Sequence[ReaderSettings], metrics_listen: str) -> bool
     try:
         with (
             supervised(Vitals(pulse.alive, lambda: collector.ready, stop.is_set)),
-            served(metrics_listen, collector, pulse.alive, lambda: collector.ready),
+            served(
+                metrics_listen,
+                collector,
+                pulse.alive,
+                lambda: collector.ready,
+                lambda: collector.why,
+            ),
         ):
             await run_readers(settings, stop, collector.add)
     finally:

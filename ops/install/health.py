@@ -12,9 +12,11 @@ from typing import Final, Literal
 from ops.config import Config
 from ops.errors import ConfigError, OpsError
 from ops.listening import split_listen
+from ops.visible import visible
 
 Service = Literal["reader", "worker", "dashboard"]
 _ANSWER_SECONDS: Final = 5.0
+_ANSWER_BYTES: Final = 500
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  asked, not bound
 
 
@@ -47,7 +49,8 @@ def check(config: Config, service: Service, *, ready: bool) -> str:
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", path)
-        status = connection.getresponse().status
+        answer = connection.getresponse()
+        status, said = answer.status, answer.read(_ANSWER_BYTES).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
         raise OpsError(
             f"the {service} does not answer at {host}:{port}: {error}",
@@ -56,8 +59,10 @@ def check(config: Config, service: Service, *, ready: bool) -> str:
     finally:
         connection.close()
     if status != http.client.OK:
+        why = visible(said.strip().removeprefix("no").removeprefix(": "))
         raise OpsError(
-            f"the {service} {'does not do its work' if ready else 'hangs'} ({path}: {status})",
+            f"the {service} {'does not do its work' if ready else 'hangs'} ({path}: {status})"
+            + (f": {why}" if why else ""),
             "its log says why; `cdrstream status` says who holds it up",
         )
     return f"{service}: {'ready' if ready else 'alive'}"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from confluent_kafka import Producer
+from psycopg.conninfo import make_conninfo
 
 from cdc import errors, position_store
+from cdc.exposition import ReaderCollector
 from cdc.reader import run_reader, run_readers
 from cdc.settings import ReaderSettings
 from ops.stack.postgres import ServerSpec
 from ops.stack.stack import Stack
+from tests.proxy import Proxy
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -103,10 +107,63 @@ async def test_server_that_refuses_connections_is_waited_for(bed: Bed) -> None:
 
 
 async def test_broker_that_refuses_connections_is_waited_for(bed: Bed) -> None:
+    bed.provision()
     settings = bed.settings(kafka={"bootstrap.servers": "127.0.0.1:1"}, connect_seconds=1.0)
     async with bed.reading(settings) as reader:
         await until(lambda: reader.metrics.reconnects_total >= 2)
         assert isinstance(reader.last_error, errors.KafkaUnreachable)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Kinds of what was said above debug, in its order."""
+    return [
+        str(record.__dict__["error"])
+        for record in caplog.records
+        if record.message == "reader_retries" and record.levelno > logging.DEBUG
+    ]
+
+
+async def test_a_server_that_is_away_is_said_while_the_broker_is_away_too(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = {"bootstrap.servers": "127.0.0.1:1"}
+    settings = bed.settings(
+        kafka=nobody, dsn="host=127.0.0.1 port=1 dbname=x user=x", connect_seconds=1.0
+    )
+    collector = ReaderCollector()
+    async with bed.reading(settings) as reader:
+        collector.add(reader)
+        await until(lambda: "ServerUnreachable" in reader.troubles, 1)  # and not after Kafka
+        await until(lambda: reader.metrics.reconnects_total >= 3)
+        assert sorted(reader.troubles) == ["KafkaUnreachable", "ServerUnreachable"]
+        assert sorted(told(caplog)) == ["KafkaUnreachable", "ServerUnreachable"]
+        assert not collector.ready
+        assert collector.why == f"{bed.name}: {', '.join(reader.troubles)}"
+        (family,) = (f for f in collector.collect() if f.name == "cdrstream_reader_trouble")
+        assert {sample.labels["reason"] for sample in family.samples} == set(reader.troubles)
+
+
+async def test_what_is_over_is_no_trouble_any_more(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    bed.provision()
+    with Proxy(bed.stack["a"].port).running() as proxy:
+        proxy.refuse(True)
+        dsn = make_conninfo(bed.dsn, port=proxy.port)
+        async with bed.reading(bed.settings(dsn=dsn)) as reader:
+            await until(lambda: reader.metrics.reconnects_total >= 3)
+            assert list(reader.troubles) == ["ServerUnreachable"]
+            assert told(caplog) == ["ServerUnreachable"]
+            proxy.refuse(False)
+            await streaming(reader)
+            assert not reader.troubles
+
+
+async def test_a_wrong_password_is_said_while_the_broker_is_away(bed: Bed, stack: Stack) -> None:
+    dsn = stack["locked"].dsn_for(password="wrong")
+    nobody = {"bootstrap.servers": "127.0.0.1:1"}
+    error = await fails(bed.settings(dsn=dsn, kafka=nobody, connect_seconds=1.0))
+    assert isinstance(error, errors.AccessDenied)
 
 
 @pytest.mark.parametrize("change", ["system", "timeline", "future"])

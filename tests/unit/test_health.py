@@ -18,8 +18,13 @@ class Service:
 
     def __init__(self) -> None:
         self.alive, self.ready = True, True
+        self.why = ""
         self.server = MetricsServer(
-            "127.0.0.1:0", CollectorRegistry(), lambda: self.alive, lambda: self.ready
+            "127.0.0.1:0",
+            CollectorRegistry(),
+            lambda: self.alive,
+            lambda: self.ready,
+            lambda: self.why,
         )
 
 
@@ -53,7 +58,9 @@ def test_alive_and_not_ready_are_told_apart(service):
     assert health(listen).exit_code == 0
     told = health(listen, "--ready")
     assert told.exit_code == 1
-    assert "does not do its work (/readyz: 503)" in told.output
+    assert "does not do its work (/readyz: 503)\n" in told.output
+    service.why = "a: KafkaUnreachable"
+    assert "(/readyz: 503): a: KafkaUnreachable\n" in health(listen, "--ready").output
     service.alive = False
     assert "hangs (/healthz: 503)" in health(listen).output
 

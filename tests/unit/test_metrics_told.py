@@ -279,7 +279,11 @@ def test_metrics_and_health_over_http() -> None:
     health = {"alive": True, "ready": False}
     collector = WorkerCollector(lambda: STATUS, ("a",), 6.0)
     server = MetricsServer(
-        "127.0.0.1:0", collector, lambda: health["alive"], lambda: health["ready"]
+        "127.0.0.1:0",
+        collector,
+        lambda: health["alive"],
+        lambda: health["ready"],
+        lambda: "a: KafkaUnreachable",
     )
     try:
         code, text = _get(server.port, "/metrics")
@@ -288,7 +292,7 @@ def test_metrics_and_health_over_http() -> None:
         assert re.search(r'cdrstream_build_info\{schema="\d+",version="[\d.]+', text)
         assert "_created" not in text
         assert _get(server.port, "/healthz") == (200, "ok\n")
-        assert _get(server.port, "/readyz")[0] == 503
+        assert _get(server.port, "/readyz") == (503, "no: a: KafkaUnreachable\n")
         health["alive"] = False
         assert _get(server.port, "/healthz")[0] == 503
         assert _get(server.port, "/etc/passwd")[0] == 404
