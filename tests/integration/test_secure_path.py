@@ -24,16 +24,18 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from psycopg.conninfo import make_conninfo
+from ruamel.yaml import YAML
 
 from ops.config_sources import load
+from ops.dashboard.address import hash_password
 from ops.demo.doors import of_kafka, of_postgres
 from ops.demo.forbidden import at_the_broker, at_the_database
 from ops.doctor import certificates
 from ops.doctor.checks import Outcome
 from ops.install.acls import Role
 from ops.install.authority import issue
-from ops.stack import BrokerSecurity, BrokerSpec, Certificate, ServerSpec, Stack
-from tests.cli_kit import cdrstream, environment, service, until
+from ops.stack import BrokerSecurity, BrokerSpec, Certificate, ServerSpec, Stack, ports
+from tests.cli_kit import ROOT, cdrstream, environment, service, until
 from tests.streaming import call_rows
 
 pytestmark = pytest.mark.timeout(240)
@@ -198,6 +200,38 @@ def command_lines() -> str:
             except OSError:
                 continue
     return "\n".join(found)
+
+
+def test_the_closed_compose_comes_up_in_the_guides_folder(place: Place) -> None:
+    """Its commands, variables and health checks, without containers, in that folder."""
+    told = YAML(typ="safe").load((ROOT / "deploy/compose-closed/compose.yaml").read_text())
+    with ExitStack() as running:
+        checks = {}
+        for role, one in told["services"].items():
+            (login,) = one["env_file"]
+            own = one["environment"]
+            if role == "dashboard":
+                own["CDRSTREAM_DASHBOARD__LISTEN"] = "0.0.0.0:0"
+                own["CDRSTREAM_DASHBOARD__PASSWORD_HASH"] = hash_password("of-those-who-look")
+            metrics = f"127.0.0.1:{ports.pick()}"
+            own |= {name: metrics for name in own if name.endswith("__METRICS_LISTEN")}
+            lines = (place.folder / login).read_text().splitlines()
+            way = {
+                "cwd": place.folder,
+                "environ": {**place.environ, **dict(line.split("=", 1) for line in lines), **own},
+                "config": Path(one["volumes"][0].split(":")[0]),
+            }
+            log = place.folder / f"compose-{role}.log"
+            running.enter_context(service(*one["command"], log=log, **way))
+            checks[role] = lambda check=one["healthcheck"]["test"][2:], way=way: cdrstream(
+                *check, **way
+            )
+        for role, check in checks.items():
+            try:
+                until(lambda check=check: check().returncode == 0)
+            except AssertionError as error:
+                log = place.folder / f"compose-{role}.log"
+                raise AssertionError(check().stderr + log.read_text()[-2000:]) from error
 
 
 def test_logins_are_made_once_and_for_their_owner_alone(place: Place) -> None:

@@ -15,12 +15,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from ops.config import Config, reader_settings, worker_settings
-from ops.config_sources import load
-from ops.dashboard.address import check_address, password_fits
+from ops.config_sections import Dashboard
+from ops.config_sources import DEFAULT_FILES, load
+from ops.dashboard.address import check_address, hash_password, password_fits
+from ops.doctor import trust
+from ops.errors import ConfigError
 from tests.command_lines import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
+CLOSED = ROOT / "deploy" / "compose-closed" / "compose.yaml"
 PORTS = {"reader": 9108, "worker": 9109, "dashboard": 9110}
 
 
@@ -48,10 +52,10 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in lines]
 
 
-def test_compose_is_what_the_specification_says():
+@pytest.mark.parametrize("path", [ROOT / "compose.yaml", CLOSED], ids=["open", "closed"])
+def test_compose_is_what_the_specification_says(path):
     told = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
-         ROOT / "compose.yaml"],
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stdout + told.stderr
@@ -151,6 +155,42 @@ def test_what_is_mounted_or_waited_for_is_there():
         for needed in service.get("depends_on", ()):
             assert needed in SERVICES
     assert set(volumes) <= {m.split(":")[0] for s in SERVICES.values() for m in s["volumes"]}
+
+
+@pytest.mark.parametrize("role", ["reader", "worker", "dashboard"])
+def test_in_the_closed_compose_a_role_has_what_is_its_own_and_nothing_else(role, tmp_path):
+    service = YAML(typ="safe").load(CLOSED.read_text())["services"][role]
+    assert parse(service["command"]) == role
+    _, _, *check = service["healthcheck"]["test"]
+    assert (parse(check), check[1:]) == ("health", [role, "--ready"])
+    assert service["env_file"] == [f"users/cdrstream-{role}.env"]
+    hardened = {name: SERVICES["worker"][name] for name in ("read_only", "tmpfs", "cap_drop")}
+    assert {name: service[name] for name in hardened} == hardened
+    mounts = [mount.split(":") for mount in service["volumes"]]
+    assert all(mode == "ro" for *_, mode in mounts)
+    places = {source: target for source, target, _ in mounts}
+    assert Path(places.pop(f"./{role}.toml")) in DEFAULT_FILES
+    guide = (ROOT / "docs/security.md").read_text()
+    (text,) = re.findall(rf"<!-- file: {role}.toml -->\n```toml\n(.*?)```", guide, re.DOTALL)
+    named = set(re.findall(r"tls/[\w.]+", text))
+    assert {f"./{name}" for name in named} == set(places)
+    assert all(target == f"{service['working_dir']}/{name[2:]}" for name, target in places.items())
+    path = tmp_path / "cdrstream.toml"
+    path.write_text(text)
+    login = {"CDRSTREAM_KAFKA__SASL_USERNAME": "u", "CDRSTREAM_KAFKA__SASL_PASSWORD": "p"}
+    config = load(path, {**login, **service["environment"]}).config
+    assert getattr(config, role).metrics_listen == f"127.0.0.1:{PORTS[role]}"
+    assert trust.of_broker(config.kafka) == []
+
+
+def test_the_pages_of_the_closed_compose_do_not_start_without_a_login():
+    service = YAML(typ="safe").load(CLOSED.read_text())["services"]["dashboard"]
+    assert service["ports"] == ["127.0.0.1:8470:8470"]
+    listen = service["environment"]["CDRSTREAM_DASHBOARD__LISTEN"]
+    tls = {"tls_certificate": "tls/dashboard.pem", "tls_key": "tls/dashboard.key"}
+    with pytest.raises(ConfigError, match="can be reached by others"):
+        check_address(Dashboard(**tls), listen)
+    assert check_address(Dashboard(**tls, password_hash=hash_password("long enough")), listen)
 
 
 def test_prometheus_asks_where_the_services_answer():
