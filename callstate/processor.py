@@ -56,8 +56,8 @@ class CallStore(Protocol):
     def deadline(self, call_id: str) -> int | None:
         """The `deadline_us` of a call; None where there is no such call, too."""
 
-    def deadlines(self) -> Iterable[tuple[str, int]]:
-        """The `deadline_us` of all calls that have one, in any order."""
+    def deadlines(self, before_us: int) -> Iterable[tuple[str, int]]:
+        """The `deadline_us` of all calls that have one before that time, in any order."""
 
 
 class DictStore(dict[str, CallState]):
@@ -76,16 +76,19 @@ class DictStore(dict[str, CallState]):
         state = self.get(call_id)
         return None if state is None else state.deadline_us
 
-    def deadlines(self) -> Iterable[tuple[str, int]]:
+    def deadlines(self, before_us: int) -> Iterable[tuple[str, int]]:
         """When calls are looked at next."""
-        return deadlines_of(self.items())
+        return deadlines_of(self.items(), before_us)
 
 
-def deadlines_of(calls: Iterable[tuple[str, CallState]]) -> Iterator[tuple[str, int]]:
+def deadlines_of(
+    calls: Iterable[tuple[str, CallState]], before_us: int
+) -> Iterator[tuple[str, int]]:
     """What `CallStore.deadlines` tells, from the calls themselves."""
     for call_id, state in calls:
-        if state.deadline_us is not None:
-            yield call_id, state.deadline_us
+        due_us = state.deadline_us
+        if due_us is not None and due_us < before_us:
+            yield call_id, due_us
 
 
 class PartitionProcessor:
@@ -123,8 +126,8 @@ class PartitionProcessor:
         )
         self._events_max = config.call_events_max
         self._grace_us = to_us(config.grace_seconds)
-        self._timers: list[tuple[int, str]] = []
-        self._timers_moved = 0  # entries of `_timers` that another one has replaced, at most
+        self._timers: list[tuple[int, str]] = []  # a heap of those that are due before `_near_us`
+        self._near_us = _NEVER
         self._touched: dict[str, CallState] = {}
         self._gaps: list[tuple[int, int]] = []
         self._clocks = LiveClocks(config)
@@ -225,9 +228,8 @@ class PartitionProcessor:
             self._gaps = [(start, end) for start, end in snapshot["gaps"]]
             self._clocks.restore(snapshot["clocks"])
             self.counters = Counters.from_json(snapshot["counters"])
-        self._timers = [(due_us, call_id) for call_id, due_us in self._calls.deadlines()]
-        self._timers_moved = 0
-        heapq.heapify(self._timers)
+        now = self._watermark.time_us
+        self._look_ahead(_NEVER if now is None else now + _NEAR_FOR_US)
 
     # -- records ---------------------------------------------------------------------------
 
@@ -399,28 +401,37 @@ class PartitionProcessor:
         return sorted(found, key=itemgetter(0))
 
     def _set_timer(self, call_id: str, state: CallState, due_us: int) -> None:
-        self._timers_moved += state.deadline_us is not None
+        if due_us < self._near_us and due_us != state.deadline_us:
+            heapq.heappush(self._timers, (due_us, call_id))
         state.deadline_us = due_us
-        heapq.heappush(self._timers, (due_us, call_id))
-        if self._timers_moved > _MOVED_LEAST and self._timers_moved * 2 > len(self._timers):
-            self._drop_moved_timers()
 
-    def _drop_moved_timers(self) -> None:
-        """An answered call's timer lies hours ahead: most calls end long before it is due."""
-        held = [timer for timer in set(self._timers) if self._deadline(timer[1]) == timer[0]]
-        heapq.heapify(held)
-        self._timers = held
-        self._timers_moved = 0
+    def _look_ahead(self, near_us: int) -> None:
+        """The timers up to a time, from the calls: those far ahead are only in the calls' states.
+
+        A told call is forgotten in hours, and one that is answered closed in hours: most of these
+        end long before. A heap of all would be most of the memory that a million calls take.
+        """
+        touched = self._touched
+        timers = [
+            (due_us, call_id)
+            for call_id, due_us in self._calls.deadlines(near_us)
+            if call_id not in touched
+        ]
+        timers += [(due_us, call_id) for call_id, due_us in deadlines_of(touched.items(), near_us)]
+        heapq.heapify(timers)
+        self._timers = timers
+        self._near_us = near_us
 
     def _deadline(self, call_id: str) -> int | None:
         state = self._touched.get(call_id)
         return self._calls.deadline(call_id) if state is None else state.deadline_us
 
     def _fire_timers(self, now: int) -> None:
+        if now >= self._near_us:
+            self._look_ahead(now + _NEAR_FOR_US)
         while self._timers and self._timers[0][0] <= now:
             due_us, call_id = heapq.heappop(self._timers)
             if self._deadline(call_id) != due_us:
-                self._timers_moved -= 1
                 continue  # another look was set meanwhile, or the call is forgotten
             state = self._call(call_id)
             state.deadline_us = None
@@ -451,7 +462,10 @@ class PartitionProcessor:
 
 # A call of more events is a flood: looking at all of them for each would be quadratic.
 _FEW_EVENTS = 200
-_MOVED_LEAST = 1_000
+_NEVER = -(2**63)  # before all times
+# How far timers are looked up ahead. Looking costs 0.5 us a call: at 1,000 events/s, with the told
+# calls of two hours, 0.7 s in a quarter of an hour.
+_NEAR_FOR_US = 900 * 1_000_000
 _ANSWERS = frozenset((kinds.SETUP, kinds.FAILURE))
 _NEW, _DUPLICATE = Applied.NEW, Applied.DUPLICATE
 

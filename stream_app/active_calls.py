@@ -1,14 +1,15 @@
 """Who is talking now: which calls of a partition are established, and telling the database so.
 
 Owns what an active call is (answered, not ended, not closed by a limit) and its table. The tracker
-follows the calls that change, so that nobody ever looks through all of them; the table is told of
-the difference every few seconds, so that a short call, or a backlog, costs nothing.
+follows the calls that change and holds nothing of the others: millions may be open. The table is
+told of the difference every few seconds, so that a short call, or a backlog, costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
 
@@ -32,8 +33,10 @@ ON CONFLICT (call_id) DO UPDATE SET partition = excluded.partition,
     connect_time = excluded.connect_time
 """
 
-_UNREAD: Final = -1  # instead of a number of events
+NOBODY: Final = 2**63 - 1  # talks: instead of a time
 _TOLD_AT_ONCE: Final = 1_000  # of a partition
+_CHANGED_MAX: Final = 10_000  # in a backlog calls come faster than they are told
+_STEP_US: Final = 10_000_000  # as exact as the oldest call's begin is told
 
 
 class ActiveCall(NamedTuple):
@@ -85,6 +88,11 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
     )
 
 
+def talking_since_us(state: CallState) -> int:
+    """When a call began in which somebody talks now; `NOBODY` where that is not so."""
+    return min(map(time_us, state.events.values())) if is_established(state) else NOBODY
+
+
 def is_established(state: CallState) -> bool:
     """Whether a dialog was set up that nobody has ended; cheap, for every change asks it."""
     if state.closed:
@@ -108,63 +116,88 @@ def time_us(event: CallEvent) -> int:
     return event.time_us - (event.clock.offset_us if event.clock else 0)
 
 
-class ActiveCalls:
-    """The established calls of one partition, and what the table has been told of them.
+class TalkingCalls(Protocol):
+    """The calls of a partition as far as somebody talks in them."""
 
-    Of each only its name and the number of its events are held: millions may be open. What is told
-    is looked up.
-    """
+    def talking(self) -> Iterator[str]:
+        """Their names, in any order; calls may change while they are told."""
+
+    def talking_state(self, call_id: str) -> CallState | None:
+        """What is known of one; it may be None where nobody talks in it."""
+
+
+class ActiveCalls:
+    """What the table knows of the established calls of one partition, and what it does not yet."""
 
     def __init__(self) -> None:
-        self.now: dict[str, int] = {}  # in the order in which they were answered
         self._changed: dict[str, None] = {}  # in the order in which they are told
-        self._begun = False
+        self._all: Iterator[str] = iter(())  # what is left to be told of a partition taken up
+        self._is_told = False
+        self._begun: Counter[int] = Counter()  # how many that are talking began in which step
 
-    def note(self, call_id: str, state: CallState | None) -> bool:
-        """A call has changed, or is gone (None); whether somebody talks in it."""
-        if state is not None and is_established(state):
-            known = len(state.events)
-            if self.now.get(call_id) != known:
-                self.now[call_id] = known
-                self._changed[call_id] = None
-            return True
-        if self.now.pop(call_id, None) is not None:
-            self._changed[call_id] = None
-        return False
+    def note(self, call_id: str, before_us: int, after_us: int) -> None:
+        """A call changed: since when somebody talked in it, or `NOBODY`, and since when now."""
+        if before_us == after_us == NOBODY:
+            return
+        self._changed[call_id] = None
+        if len(self._changed) > _CHANGED_MAX:
+            self.tell_all_again()
+        begun = self._begun
+        if after_us != NOBODY:
+            begun[step_of(after_us)] += 1
+        if before_us != NOBODY:
+            step = step_of(before_us)
+            begun[step] -= 1
+            if begun[step] <= 0:
+                del begun[step]
 
-    def note_unread(self, call_ids: Iterable[str]) -> None:
-        """Somebody talks in these, in the order in which they were answered; no more is known."""
-        for call_id in call_ids:
-            self.now[call_id] = _UNREAD
+    def begun_in(self, steps: Counter[int]) -> None:
+        """All of them were looked through: how many began in which step."""
+        self._begun = steps
 
-    def take_change(self, state_of: Callable[[str], CallState | None]) -> Change | None:
+    def oldest_us(self) -> int | None:
+        """When the oldest call began, rounded down to ten seconds; None: nobody talks."""
+        oldest = min(self._begun, default=None)
+        return None if oldest is None else oldest * _STEP_US
+
+    def take_change(self, calls: TalkingCalls) -> Change | None:
         """What the table is to be told next; None where it knows all.
 
         Of a partition with very many calls only some: they are read for it on the event loop.
         """
-        clear = not self._begun
+        clear = not self._is_told
         if clear:
-            self._begun = True
-            self._changed = dict.fromkeys(self.now)
-        elif not self._changed:
-            return None
-        calls: list[ActiveCall] = []
-        gone: list[str] = []
-        for call_id in list(self._changed):
-            if len(calls) == _TOLD_AT_ONCE:
-                break
-            del self._changed[call_id]
-            state = state_of(call_id) if call_id in self.now else None
+            self._is_told = True
+            self._changed.clear()
+            self._all = calls.talking()
+        told: dict[str, ActiveCall] = {}  # one that changes while all are told comes twice
+        gone: set[str] = set()
+        while len(told) < _TOLD_AT_ONCE and (call_id := self._next()) is not None:
+            state = calls.talking_state(call_id)
             call = None if state is None else active_call(call_id, state)
             if call is None:
-                gone.append(call_id)
+                gone.add(call_id)
             else:
-                calls.append(call)
-        return Change(clear, sorted(gone), sorted(calls))
+                told[call_id] = call
+        if not (clear or told or gone):
+            return None
+        return Change(clear, sorted(gone), sorted(told.values()))
+
+    def _next(self) -> str | None:
+        for call_id in self._changed:
+            del self._changed[call_id]
+            return call_id
+        return next(self._all, None)
 
     def tell_all_again(self) -> None:
-        """A change could not be written: the next one says everything."""
-        self._begun = False
+        """The table cannot be told of differences any more: the next change says everything."""
+        self._is_told = False
+        self._changed.clear()
+
+
+def step_of(began_us: int) -> int:
+    """The step of `ActiveCalls.begun_in` in which a call began."""
+    return began_us // _STEP_US
 
 
 class Change(NamedTuple):

@@ -9,39 +9,38 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, MutableMapping
-from itertools import islice
 from typing import Final
 
 from cramjam import DecompressionError, lz4
 
 from callstate.call import STATE_VERSION, CallState
+from callstate.processor import deadlines_of
 from callstate.state_json import UnreadableState, decode_state, encode_state
-from stream_app.active_calls import ActiveCalls, is_established, time_us
+from stream_app.active_calls import NOBODY, ActiveCalls, Change, step_of, talking_since_us
 
 log = logging.getLogger(__name__)
 
 _LZ4: Final = b"\x01"  # JSON, which older versions wrote as it is, never begins with it
-_HEADED: Final = b"\x02"
-# Before the compressed state: its version, whether somebody talks in it, and when it is looked at
-# next, so that a partition is taken up without decoding its calls.
-_HEAD: Final = struct.Struct(">cB?q")
-_NEVER: Final = -(2**63)
-_OLDEST_AMONG: Final = 8
+_LZ4_BEHIND_11: Final = b"\x02"
+_HEADED: Final = b"\x03"
+# Before the compressed state: its version, when it is looked at next, and since when somebody talks
+# in it, so that a partition is looked through without decoding its calls.
+_HEAD: Final = struct.Struct(">cBqq")
+_NEVER: Final = 2**63 - 1  # is it looked at
 
-Change = tuple[str, bytes | None]
+CallChange = tuple[str, bytes | None]
 
 
-def encode_call(state: CallState, *, is_active: bool = False) -> bytes:
+def encode_call(state: CallState) -> bytes:
     """A call's state as table and changelog hold it; its version is inside: `state_json`.
 
     Compressed, because the events of a call repeat most of its texts: 1 us makes a third of it.
     """
-    wire = encode_state(state)
-    due_us = state.deadline_us
-    head = _HEAD.pack(_HEADED, STATE_VERSION, is_active, _NEVER if due_us is None else due_us)
-    return head + bytes(lz4.compress_block(wire))
+    due_us = _NEVER if state.deadline_us is None else state.deadline_us
+    head = _HEAD.pack(_HEADED, STATE_VERSION, due_us, talking_since_us(state))
+    return head + bytes(lz4.compress_block(encode_state(state)))
 
 
 def decode_call(encoded: bytes) -> CallState | None:
@@ -50,14 +49,39 @@ def decode_call(encoded: bytes) -> CallState | None:
     Raises:
         ValueError: A newer version wrote it: this program must not touch it.
     """
+    kind = encoded[:1]
     try:
-        if encoded[:1] == _HEADED:
+        if kind == _HEADED:
             encoded = bytes(lz4.decompress_block(encoded[_HEAD.size :]))
-        elif encoded[:1] == _LZ4:
+        elif kind == _LZ4_BEHIND_11:
+            encoded = bytes(lz4.decompress_block(encoded[11:]))
+        elif kind == _LZ4:
             encoded = bytes(lz4.decompress_block(encoded[1:]))
         return decode_state(encoded)
     except (UnreadableState, DecompressionError):
         return None
+
+
+def _head(encoded: bytes) -> tuple[int, int] | None:
+    """When a call is looked at next, and since when somebody talks in it.
+
+    None where that cannot be told without decoding it.
+    """
+    if encoded[:1] != _HEADED or len(encoded) <= _HEAD.size:
+        return None
+    _, version, due_us, since_us = _HEAD.unpack_from(encoded)
+    return (due_us, since_us) if version == STATE_VERSION else None
+
+
+def _talking_since(encoded: bytes | None) -> int:
+    """`talking_since_us` of a call that is encoded; `NOBODY` of one that is not there."""
+    if encoded is None:
+        return NOBODY
+    head = _head(encoded)
+    if head is not None:
+        return head[1]
+    state = decode_call(encoded)
+    return NOBODY if state is None else talking_since_us(state)
 
 
 class PartitionCalls:
@@ -98,25 +122,30 @@ class PartitionCalls:
             self._decoded[call_id] = state
         return state
 
-    def peek(self, call_id: str) -> CallState | None:
-        """The call's state, to be looked at and not kept."""
+    def talking(self) -> Iterator[str]:
+        """Calls in which somebody talks, as of the last commit; they may change meanwhile."""
+        for call_id in self.all_names():
+            if _talking_since(self._encoded.get(call_id)) != NOBODY:
+                yield call_id
+
+    def all_names(self) -> Iterator[str]:
+        """All calls as of the last commit; they may change meanwhile."""
+        encoded = self._encoded
+        return iter(tuple(encoded) if isinstance(encoded, dict) else encoded)
+
+    def talking_state(self, call_id: str) -> CallState | None:
+        """The state of such a call, to be looked at and not kept; None where nobody talks."""
         state = self._decoded.get(call_id)
         if state is not None or call_id in self._changed:
             return state
         encoded = self._encoded.get(call_id)
-        return None if encoded is None else decode_call(encoded)
+        if encoded is None or _talking_since(encoded) == NOBODY:
+            return None
+        return decode_call(encoded)
 
-    def oldest_us(self) -> int | None:
-        """When the oldest call began in which somebody talks; None where nobody does.
-
-        Of those that were answered first; no look through all of them.
-        """
-        begun = [
-            min(time_us(event) for event in state.events.values())
-            for call_id in islice(self.active.now, _OLDEST_AMONG)
-            if (state := self.peek(call_id)) is not None and state.events
-        ]
-        return min(begun, default=None)
+    def take_active_change(self) -> Change | None:
+        """What the table of active calls is to be told next; None where it knows all."""
+        return self.active.take_change(self)
 
     def put(self, call_id: str, state: CallState) -> None:
         """Keeps a state; it is encoded at the next commit."""
@@ -150,40 +179,41 @@ class PartitionCalls:
         state = self._decoded.get(call_id)
         if state is None and call_id not in self._changed:
             encoded = self._encoded.get(call_id)
-            if encoded is not None and encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
-                due_us: int = _HEAD.unpack_from(encoded)[3]
-                return None if due_us == _NEVER else due_us
+            head = None if encoded is None else _head(encoded)
+            if head is not None:
+                return None if head[0] == _NEVER else head[0]
             state = self.get(call_id)
         return None if state is None else state.deadline_us
 
-    def deadlines(self) -> Iterator[tuple[str, int]]:
-        """When calls are looked at next, and a note of who is talking: for a partition taken up.
+    def deadlines(self, before_us: int) -> Iterator[tuple[str, int]]:
+        """When calls are looked at next, and a count of who is talking: a look through all.
 
         Only where an older version wrote a call it is decoded for that.
 
         Raises:
             ValueError: A newer version wrote it.
         """
+        changed = self._changed
+        states = ((call_id, state) for call_id, state in changed.items() if state is not None)
+        yield from deadlines_of(states, before_us)
         broken = []
-        due_us_of: dict[str, int] = {}
+        begun: Counter[int] = Counter()
         for call_id, encoded in self._encoded.items():
-            if encoded[:1] == _HEADED and len(encoded) > _HEAD.size:
-                _, version, is_active, due_us = _HEAD.unpack_from(encoded)
-                if version == STATE_VERSION:
-                    if is_active:
-                        due_us_of[call_id] = due_us
-                    if due_us != _NEVER:
-                        yield call_id, due_us
+            head = _head(encoded)
+            if head is None:
+                state = decode_call(encoded)
+                if state is None:
+                    broken.append((call_id, encoded))
                     continue
-            state = decode_call(encoded)
-            if state is None:
-                broken.append((call_id, encoded))
-                continue
-            if is_established(state):
-                due_us_of[call_id] = _NEVER if state.deadline_us is None else state.deadline_us
-            if state.deadline_us is not None:
-                yield call_id, state.deadline_us
-        self.active.note_unread(sorted(due_us_of, key=due_us_of.__getitem__))
+                due_us = _NEVER if state.deadline_us is None else state.deadline_us
+                since_us = talking_since_us(state)
+            else:
+                due_us, since_us = head
+            if since_us != NOBODY:
+                begun[step_of(since_us)] += 1
+            if due_us < before_us and call_id not in changed:
+                yield call_id, due_us
+        self.active.begun_in(begun)
         for call_id, encoded in broken:
             self._decode(call_id, encoded)
 
@@ -196,23 +226,26 @@ class PartitionCalls:
             del self._encoded[call_id]
         return state
 
-    def take_changes(self) -> list[Change]:
+    def take_changes(self) -> list[CallChange]:
         """What changed since the last call, encoded (None: deleted) and kept in the table.
 
         To be called between batches only: it may drop decoded objects that a batch still holds.
         """
-        changes: list[Change] = []
+        changes: list[CallChange] = []
         for call_id, state in self._changed.items():
-            is_active = self.active.note(call_id, state)
-            if state is not None:
-                encoded = encode_call(state, is_active=is_active)
+            before = self._encoded.get(call_id)
+            encoded = None if state is None else encode_call(state)
+            self.active.note(call_id, _talking_since(before), _talking_since(encoded))
+            if encoded is not None:
                 self._encoded[call_id] = encoded
-                changes.append((call_id, encoded))
-                if state.closed and not state.dirty:
-                    # Told: nearly always what comes next is that it is forgotten, an hour later.
-                    self._decoded.pop(call_id, None)
-            elif self._encoded.pop(call_id, None) is not None:
-                changes.append((call_id, None))
+            elif before is not None:
+                del self._encoded[call_id]
+            else:
+                continue
+            changes.append((call_id, encoded))
+            if state is not None and state.closed and not state.dirty:
+                # Told: nearly always what comes next is that it is forgotten, an hour later.
+                self._decoded.pop(call_id, None)
         self._changed.clear()
         while len(self._decoded) > self._decoded_max:
             self._decoded.popitem(last=False)

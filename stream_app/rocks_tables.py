@@ -8,18 +8,24 @@ it when it is taken, as with calls in memory. So there is no write-ahead log and
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, MutableMapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from stream_app.errors import StreamAppError
 
+_TEMPORARY: Final = "cdrstream-calls-"
 _CACHE_BYTES: Final = 32 << 20
 _WRITE_BUFFER_BYTES: Final = 8 << 20
 _WRITE_BUFFERS: Final = 2
 _OPEN_FILES_MAX: Final = 64
 _PREFIX_BYTES: Final = 4
+_PORTION: Final = 1_000  # calls
 
 
 class RocksTables:
@@ -67,6 +73,22 @@ class RocksTables:
         """Closes the database and removes it."""
         self._db.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def temporary_folder(parent: Path) -> Path:
+    """A new folder; those of workers that were killed go: the ones that nobody has locked.
+
+    One that another worker has made and not opened yet has no lock file, and stays. So do this
+    process's own: whoever closes a file gives up all locks that his process has on it.
+    """
+    own = f"{_TEMPORARY}{os.getpid()}-"
+    for folder in parent.glob(f"{_TEMPORARY}*"):
+        if folder.name.startswith(own):
+            continue
+        with contextlib.suppress(OSError), (folder / "LOCK").open("r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=own, dir=parent))
 
 
 def _options(rocksdict: Any) -> Any:
@@ -129,15 +151,24 @@ class RocksTable(MutableMapping[str, bytes]):
         return (call_id for call_id, _ in self._entries())
 
     def items(self) -> Any:
-        """All calls in the order of Call-IDs, as they are when this is asked."""
+        """All calls in the order of Call-IDs, each as it is when it is reached.
+
+        The table may change meanwhile. In portions, because an open iterator keeps what it began
+        with in memory and on disk, and who talks is told over minutes.
+        """
         return self._entries()
 
     def _entries(self) -> Iterator[tuple[str, bytes]]:
-        skip = _PREFIX_BYTES
-        for key, encoded in self._db.items(from_key=self._prefix):
-            if key[:skip] != self._prefix:
+        skip, prefix, start = _PREFIX_BYTES, self._prefix, self._prefix
+        while True:
+            portion = list(islice(self._db.items(from_key=start), _PORTION))
+            for key, encoded in portion:
+                if key[:skip] != prefix:
+                    return
+                yield key[skip:].decode("utf-8", "surrogatepass"), encoded
+            if len(portion) < _PORTION:
                 return
-            yield key[skip:].decode("utf-8", "surrogatepass"), encoded
+            start = portion[-1][0] + b"\0"
 
     def clear(self) -> None:
         """Forgets all."""

@@ -115,7 +115,7 @@ def worker_status(
 
 
 def _oldest_call_us(workers: Mapping[int, PartitionWorker]) -> int | None:
-    begun = (worker.calls.oldest_us() for worker in workers.values())
+    begun = (worker.calls.active.oldest_us() for worker in workers.values())
     return min((each for each in begun if each is not None), default=None)
 
 

@@ -25,7 +25,7 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
 
-from stream_app.rocks_tables import RocksTables
+from stream_app.rocks_tables import RocksTables, temporary_folder
 from stream_app.settings import ROCKSDB, WorkerSettings
 
 
@@ -63,8 +63,9 @@ def make_tables(settings: WorkerSettings) -> CallTables:
         StreamAppError: RocksDB cannot be used.
     """
     if settings.state_store == ROCKSDB:
-        folder = settings.state_directory or tempfile.mkdtemp(prefix="cdrstream-calls-")
-        return RocksTables(Path(folder))
+        if settings.state_directory:
+            return RocksTables(Path(settings.state_directory))
+        return RocksTables(temporary_folder(Path(tempfile.gettempdir())))
     return MemoryTables()
 
 

@@ -277,7 +277,7 @@ class Worker:
                 changes = {
                     (worker.partition, worker.epoch): change
                     for worker in workers
-                    if (change := worker.calls.active.take_change(worker.calls.peek))
+                    if (change := worker.calls.take_active_change())
                 }
                 if not changes:
                     continue

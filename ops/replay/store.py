@@ -130,9 +130,9 @@ class ReplayStore:
         state = self._calls.get(call_id)
         return None if state is None else state.deadline_us
 
-    def deadlines(self) -> Iterable[tuple[str, int]]:
+    def deadlines(self, before_us: int) -> Iterable[tuple[str, int]]:
         """When calls are looked at next."""
-        return deadlines_of(self.items())
+        return deadlines_of(self.items(), before_us)
 
     def forgot(self, call_ids: Iterable[str]) -> None:
         """After a restart: these were told before, and are not held any more."""

@@ -103,8 +103,8 @@ class _Store:
         state = self.get(call_id)
         return None if state is None else state.deadline_us
 
-    def deadlines(self) -> Iterable[tuple[str, int]]:
-        return deadlines_of(self.items())
+    def deadlines(self, before_us: int) -> Iterable[tuple[str, int]]:
+        return deadlines_of(self.items(), before_us)
 
     def take_changes(self) -> dict[str, bytes | None]:
         changes, self._changes = self._changes, {}

@@ -248,19 +248,33 @@ def test_a_use_that_a_late_event_joins_to_the_first_is_taken_back() -> None:
     assert [effect.cdr.call_id for effect in revised if isinstance(effect, EmitCdr)] == ["call"]
 
 
-def test_timers_of_calls_that_are_over_do_not_pile_up() -> None:
-    """An answered call's own limit lies hours ahead: its timer goes when the call has ended."""
+def test_only_the_timers_of_the_next_minutes_are_held() -> None:
+    """An answered call's limit lies hours ahead, and a told call is forgotten in two."""
     store = DictStore()
-    door = PartitionProcessor(ResolutionConfig(servers=("s",)), store)
+    config = ResolutionConfig(servers=("s",), late_horizon_seconds=3_000)
+    door = PartitionProcessor(config, store)
     for number in range(6_000):
-        call_id, at = f"c{number}", number / 10
+        call_id, at = f"c{number}", number
         told = (row("R", at), row("S", at + 1), row("E", at + 2, cseq=2))
         named = ({**each, "call_id": call_id} for each in told)
         door.feed([*events(*named), beat("s", at + 3)])
-    assert len(door._timers) <= 2 * len(store) + 1_001
+        assert len(door._timers) <= 2_000
+    assert len(store) < 4_500
     assert all(store.deadline(call_id) is not None for call_id in store)
-    due = {call_id for due_us, call_id in door._timers if store.deadline(call_id) == due_us}
-    assert due == set(store)
+    door.feed([beat("s", 20_000), beat("s", 30_000)])
+    assert not store
+
+
+def test_timers_fire_in_order_however_far_time_leaps() -> None:
+    def told(*beats: int) -> list[str]:
+        door = processor()
+        calls = (row("R", at, call_id=f"c{at % 7}{at}") for at in range(5_000, 0, -100))
+        effects = door.feed([*events(*calls), *(beat("s", at) for at in beats)])
+        return [effect.cdr.call_id for effect in effects if isinstance(effect, EmitCdr)]
+
+    by_steps = told(*range(1, 9_000, 50))
+    assert len(by_steps) == 50
+    assert told(1, 9_000) == by_steps
 
 
 def test_an_answered_call_is_not_looked_at_when_its_ringing_would_be_over() -> None:

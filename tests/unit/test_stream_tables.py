@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from cramjam import lz4
 
 from stream_app.call_store import PartitionCalls
 from stream_app.errors import StreamAppError
-from stream_app.rocks_tables import RocksTables
+from stream_app.rocks_tables import RocksTables, temporary_folder
 from stream_app.table import CallTables, MemoryTables
 from tests.unit.test_stream_parts import state
 
@@ -51,6 +53,22 @@ def test_odd_names_are_names(tables: CallTables) -> None:
     assert table["\udc80"] == "\udc80".encode("utf-8", "surrogatepass")
 
 
+def test_very_many_calls_are_all_told_while_some_change(tables: CallTables) -> None:
+    table = tables.new(7)
+    tables.new(8)["other"] = b"o"
+    names = [f"{number:05}" for number in range(3_000)]
+    for name in names:
+        table[name] = name.encode()
+    assert list(table.items()) == [(name, name.encode()) for name in names]
+    told = []
+    for name in PartitionCalls(table, decoded_max=0).all_names():
+        told.append(name)
+        if len(told) == 1_500:
+            del table[names[2_500]]
+            table["new"] = b"n"
+    assert set(names) - {names[2_500]} <= set(told) <= {*names, "new"}
+
+
 def test_a_partition_goes_as_a_whole(tables: CallTables) -> None:
     one, other = tables.new(255), tables.new(256)
     one["a"], other["a"], other["z"] = b"1", b"2", b"3"
@@ -73,16 +91,17 @@ def test_calls_are_taken_up_without_being_decoded(
     with monkeypatch.context() as patch:
         patch.setattr("stream_app.call_store.decode_call", None)
         again = PartitionCalls(table, decoded_max=10)
-        assert sorted(again.deadlines()) == [("a", 5), ("c", -7)]
+        assert sorted(again.deadlines(6)) == [("a", 5), ("c", -7)]
+        assert list(again.deadlines(5)) == [("c", -7)]
     assert sorted(name for name, _ in again.items()) == ["a", "b", "c"]
 
 
 def test_a_newer_versions_calls_are_refused(tables: CallTables) -> None:
     table = tables.new(1)
     wire = [99, *state("a").to_wire()[1:]]
-    table["a"] = b"\x02" + struct.pack(">B?q", 99, False, 5) + lz4_of(orjson.dumps(wire))
+    table["a"] = b"\x03" + struct.pack(">Bqq", 99, 5, 5) + lz4_of(orjson.dumps(wire))
     with pytest.raises(ValueError, match="version 99"):
-        list(PartitionCalls(table, decoded_max=10).deadlines())
+        list(PartitionCalls(table, decoded_max=10).deadlines(0))
 
 
 def lz4_of(data: bytes) -> bytes:
@@ -106,3 +125,40 @@ def test_what_a_dead_worker_left_is_removed(tmp_path: Path) -> None:
     again = RocksTables(tmp_path)
     assert list(again.new(1).items()) == []
     again.close()
+
+
+_HOLD = """
+import sys, pathlib
+from stream_app.rocks_tables import RocksTables, temporary_folder
+tables = RocksTables(pathlib.Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_temporary_folder_of_a_killed_worker_goes_with_the_next_one(tmp_path: Path) -> None:
+    killed, alive, new = (tmp_path / f"cdrstream-calls-{name}" for name in ("k", "a", "n"))
+    new.mkdir()
+    (tmp_path / "cdrstream-calls-file").write_text("no folder")
+    workers = []
+    for folder in (killed, alive):
+        command = [sys.executable, "-c", _HOLD, str(folder)]
+        workers.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "open\n"
+        workers[0].kill()
+        workers[0].wait()
+        assert (killed / "LOCK").exists()
+        made = temporary_folder(tmp_path)
+        assert not killed.exists()
+        assert alive.exists()
+        assert new.exists()
+        assert made.is_dir()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
