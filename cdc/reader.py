@@ -158,8 +158,10 @@ class ServerReader:
 
     def _set_state(self, state: State) -> None:
         self.state = state
+        if state in (State.STARTING, State.BACKFILL, State.STREAMING):
+            self.troubles = {}  # server and Kafka are both there
         if state is State.STREAMING:
-            self.last_error, self.troubles = None, {}
+            self.last_error = None
             self._told_at.clear()
         if self._standing_by and state is not State.STANDBY:
             self._tell(goodbye=True)

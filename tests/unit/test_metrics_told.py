@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from callstate.effects import ClockStepped, RecordLate
 from cdc import metrics as reader_metrics
+from cdc.errors import KafkaUnreachable, ServerUnreachable
 from cdc.exposition import ReaderCollector
 from cdc.reader import ServerReader
 from cdc.settings import ReaderSettings
@@ -106,6 +107,24 @@ async def test_a_reader_tells_progress_on_the_references_clock(reader: ServerRea
     assert 3 <= told["cdrstream_reader_commit_to_ack_seconds_sum", "a"] < 4
     assert told["cdrstream_clock_drift_ratio", "a"] == 40e-6
     assert collector.ready
+
+
+async def test_what_keeps_a_reader_from_reading_is_told_while_it_does(
+    reader: ServerReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector = ReaderCollector()
+    collector.add(reader)
+    for _ in range(3):
+        reader._hear(KafkaUnreachable("no broker"))
+    reader._hear(ServerUnreachable("no server"))
+    assert collector.why == "a: KafkaUnreachable, ServerUnreachable"
+    told = samples(collector)
+    assert told["cdrstream_reader_trouble", "KafkaUnreachable", "a"] == 1
+    said = [r.__dict__["reason"] for r in caplog.records if r.levelname == "WARNING"]
+    assert said == ["no broker", "no server"]
+    reader._set_state(State.BACKFILL)  # hours, perhaps
+    assert collector.why == ""
+    assert not [key for key in samples(collector) if key[0] == "cdrstream_reader_trouble"]
 
 
 STATUS: dict[str, Any] = {
