@@ -46,6 +46,7 @@ EXIT_BAD_CONFIGURATION = 2
 LOOK_SECONDS = 1.0
 BROKER_PATIENCE_SECONDS = 2.0  # then it is said that we wait
 COLLECT_SECONDS = 300.0
+ACTIVE_LEFT_OUT_MAX = 9  # of ten times
 CLOSING_SECONDS = 2.5  # of an orderly end: for letting go of clients, and of the loop
 LEFTOVERS_SECONDS = 0.5
 REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
@@ -265,14 +266,22 @@ class Worker:
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
 
     async def _tell_active(self) -> None:
-        """Tells the sink who is talking now, and whoever asks by HTTP."""
+        """Tells the sink who is talking now, and whoever asks by HTTP.
+
+        Seldom while a backlog is emptied: it is not now then, and telling it is a twentieth of the
+        work.
+        """
         settings = self.settings
-        runner = None
+        runner, left_out = None, 0
         if settings.active_listen:
             runner = await serve(settings.active_listen, self._active_calls)
         try:
             while True:
                 await asyncio.sleep(settings.active_interval_seconds)
+                is_behind = self.room.records * 2 > settings.in_flight_records_max
+                left_out = left_out + 1 if is_behind and left_out < ACTIVE_LEFT_OUT_MAX else 0
+                if left_out:
+                    continue
                 workers = list(self.assignment.workers.values())
                 changes = {
                     (worker.partition, worker.epoch): change
