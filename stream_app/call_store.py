@@ -96,17 +96,18 @@ class PartitionCalls:
         self._decoded: OrderedDict[str, CallState] = OrderedDict()
         self._decoded_max = decoded_max
         self._changed: dict[str, CallState | None] = {}
+        self._count = 0
         self.active = ActiveCalls()
 
     def __len__(self) -> int:
-        """Calls as of the last commit."""
-        return len(self._encoded)
+        """Calls as of the last commit, counted since they were looked through."""
+        return self._count
 
     def __contains__(self, call_id: str) -> bool:
         """Whether the call is held; cheaper than `get`."""
         if call_id in self._changed:
             return self._changed[call_id] is not None
-        return call_id in self._encoded
+        return call_id in self._decoded or call_id in self._encoded
 
     def get(self, call_id: str) -> CallState | None:
         """The call's state; the same object until the next commit."""
@@ -197,8 +198,10 @@ class PartitionCalls:
         states = ((call_id, state) for call_id, state in changed.items() if state is not None)
         yield from deadlines_of(states, before_us)
         broken = []
+        count = 0
         begun: Counter[int] = Counter()
         for call_id, encoded in self._encoded.items():
+            count += 1
             head = _head(encoded)
             if head is None:
                 state = decode_call(encoded)
@@ -213,6 +216,7 @@ class PartitionCalls:
                 begun[step_of(since_us)] += 1
             if due_us < before_us and call_id not in changed:
                 yield call_id, due_us
+        self._count = count
         self.active.begun_in(begun)
         for call_id, encoded in broken:
             self._decode(call_id, encoded)
@@ -223,7 +227,8 @@ class PartitionCalls:
             # One broken state must not keep the partition: the call begins anew, and a revision
             # that knows less than the one in the database is refused there.
             log.error("call_state_unreadable", extra={"call_id": call_id})
-            del self._encoded[call_id]
+            if self._encoded.pop(call_id, None) is not None:
+                self._count -= 1
         return state
 
     def take_changes(self) -> list[CallChange]:
@@ -233,19 +238,21 @@ class PartitionCalls:
         """
         changes: list[CallChange] = []
         for call_id, state in self._changed.items():
-            before = self._encoded.get(call_id)
-            encoded = None if state is None else encode_call(state)
-            self.active.note(call_id, _talking_since(before), _talking_since(encoded))
-            if encoded is not None:
-                self._encoded[call_id] = encoded
-            elif before is not None:
-                del self._encoded[call_id]
+            encoded = None
+            if state is None:
+                before = self._encoded.pop(call_id, None)
+                if before is None:
+                    continue
+                self._count -= 1
             else:
-                continue
+                before = self._encoded.get(call_id)
+                self._count += before is None
+                encoded = self._encoded[call_id] = encode_call(state)
+                if state.closed and not state.dirty:
+                    # Told: nearly always what comes next is that it is forgotten, hours later.
+                    self._decoded.pop(call_id, None)
+            self.active.note(call_id, _talking_since(before), _talking_since(encoded))
             changes.append((call_id, encoded))
-            if state is not None and state.closed and not state.dirty:
-                # Told: nearly always what comes next is that it is forgotten, an hour later.
-                self._decoded.pop(call_id, None)
         self._changed.clear()
         while len(self._decoded) > self._decoded_max:
             self._decoded.popitem(last=False)

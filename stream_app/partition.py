@@ -13,50 +13,27 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from callstate.call import CallState
 from callstate.config import ResolutionConfig, to_us
-from callstate.effects import (
-    AnswerReference,
-    AskReference,
-    DeadLetter,
-    Effect,
-    EmitCdr,
-    HideCall,
-    ShareExchange,
-)
-from callstate.envelope import (
-    EXCHANGE,
-    KIND_HEADER,
-    REFERENCE_ASKED,
-    REFERENCE_KNOWN,
-    Gap,
-    Heartbeat,
-    Record,
-    ReferenceAsked,
-    ReferenceKnown,
-    exchange_message,
-    reference_message,
-)
-from callstate.events import REQUEST, CallEvent
-from callstate.exchanges import Exchange
+from callstate.effects import DeadLetter
+from callstate.envelope import Gap, Record
 from callstate.processor import CallStore, PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
-from stream_app.changelog import PARTITION_KEY, Headers, OutRecord, changelog_record
-from stream_app.dead_letters import dead_letter
-from stream_app.effect_log import log_effect
+from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
 from stream_app.errors import StreamAppError
-from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted, count_effect
+from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted
 from stream_app.records import KafkaRecord, read_record
-from stream_app.reused import NAMES_MAX, begun_again, is_another, knowing, names_of
 from stream_app.settings import WorkerSettings
 from stream_app.sink import CallWrite, Progress
+from stream_app.stretch import Stretch
+from stream_app.unheld import about_to_go, before_a_leap, maybe_forgotten
 
 log = logging.getLogger(__name__)
 
@@ -79,19 +56,6 @@ class Commit:
     changelog: tuple[OutRecord, ...]
     tokens: tuple[Any, ...]
     records: int
-
-
-@dataclass(slots=True)
-class _Stretch:
-    """What has come of the records since the last cut."""
-
-    calls: dict[str, CallWrite] = field(default_factory=dict)
-    gaps: dict[Gap, None] = field(default_factory=dict)
-    side_records: list[OutRecord] = field(default_factory=list)
-    batches: list[tuple[str, Sequence[KafkaRecord]]] = field(default_factory=list)
-    tokens: list[Any] = field(default_factory=list)
-    recalled: dict[str, bytes] = field(default_factory=dict)
-    records: int = 0
 
 
 class _Parked(NamedTuple):
@@ -133,8 +97,9 @@ class PartitionWorker:
         self._table = table
         self._committed_state = state
         self._bad: set[tuple[str, int]] = set()
-        self._stretch = _Stretch()
+        self._stretch = Stretch(settings, partition)
         self._recalling = recalling
+        self._horizon_us = to_us(settings.resolution.late_horizon_seconds)
         self._cut_calls: Mapping[str, CallWrite] = {}
         self._parked: deque[_Parked] = deque()
         self.wanted: frozenset[str] = frozenset()
@@ -201,13 +166,16 @@ class PartitionWorker:
             fresh = records[-len(parsed) :] if parsed else self._fresh(topic, records)
             read = parsed or [read_record(record) for record in fresh]
             if self._recalling:
-                leap = self._before_a_leap(read)
+                now_us = self.processor.watermark_us
+                leap = before_a_leap(read, now_us, self._horizon_us)
                 if leap < len(read):
                     self._parked[0] = _Parked(topic, fresh[leap:], token, read[leap:])
                     before = records[: len(records) - len(fresh) + leap]
                     self._parked.appendleft(_Parked(topic, before, None, read[:leap]))
                     continue
-                missing = self._not_told_just_now(self._forgotten(read) - asked)
+                oldest_us = None if now_us is None else now_us - self._horizon_us
+                forgotten = maybe_forgotten(read, self.calls, oldest_us) - asked
+                missing = self._not_told_just_now(forgotten)
                 if missing:
                     self.wanted = missing
                     return
@@ -216,66 +184,12 @@ class PartitionWorker:
             self._parked.popleft()
             self._feed(topic, records, token, fresh, read)
 
-    def _forgotten(self, read: Sequence[Record]) -> frozenset[str]:
-        """Calls that are not in the state though they may have been told long ago.
-
-        A call that begins now, by a request of these hours, is none of them.
-        """
-        calls, opened, forgotten = self.calls, set(), set()
-        horizon_us = to_us(self._settings.resolution.late_horizon_seconds)
-        now_us = self.processor.watermark_us
-        oldest_us = None if now_us is None else now_us - horizon_us
-        for record in read:
-            if type(record) is CallEvent:
-                call_id = record.call_id
-                if call_id in opened or call_id in calls:
-                    continue
-                begins = record.type == REQUEST and not record.to_tag
-                if begins and (oldest_us is None or record.time_us >= oldest_us):
-                    opened.add(call_id)
-                else:
-                    forgotten.add(call_id)
-            elif (
-                isinstance(record, ReferenceAsked | ReferenceKnown)
-                and record.call_id not in opened
-                and record.call_id not in calls
-            ):
-                forgotten.add(record.call_id)
-        return frozenset(forgotten)
-
-    def _before_a_leap(self, read: Sequence[Record]) -> int:
-        """How many of the records come before time may leap by more than told calls are held.
-
-        What is fed at once must not tell a call, forget it and then speak of it: inside it nobody
-        can be asked what was told.
-        """
-        from_us = self.processor.watermark_us
-        horizon_us = to_us(self._settings.resolution.late_horizon_seconds)
-        for place, record in enumerate(read):
-            if type(record) is Heartbeat:
-                reached_us = _reached_us(record)
-                if from_us is None:
-                    from_us = reached_us
-                elif reached_us - from_us > horizon_us:
-                    return max(1, place)
-        return len(read)
-
     def _hold_what_comes_up(self, read: Sequence[Record]) -> None:
         """Calls that a batch would both let go and speak of stay: inside it nobody is asked."""
-        reached_us = max((_reached_us(each) for each in read if type(each) is Heartbeat), default=0)
-        if not reached_us:
-            return
-        spoken_of = dict.fromkeys(
-            record.call_id
-            for record in read
-            if type(record) is CallEvent or isinstance(record, ReferenceAsked | ReferenceKnown)
-        )
-        for call_id in spoken_of:
-            due_us = self.calls.deadline(call_id)
-            if due_us is not None and due_us <= reached_us:
-                state = self.calls.get(call_id)
-                if state is not None and state.closed and not state.dirty:
-                    self._take_back(call_id, state)
+        for call_id in about_to_go(read, self.calls):
+            state = self.calls.get(call_id)
+            if state is not None and state.closed and not state.dirty:
+                self._take_back(call_id, state)
 
     def _not_told_just_now(self, forgotten: frozenset[str]) -> frozenset[str]:
         """Who of them the database must know; the others' records are still on their way to it.
@@ -341,67 +255,14 @@ class PartitionWorker:
         effects = self.processor.feed(read)
         self.positions[topic] = records[-1].offset + 1
         if effects:
-            self._note(effects, topic, records)
-
-    def _note(self, effects: Iterable[Effect], topic: str, records: Sequence[KafkaRecord]) -> None:
-        settings, stretch = self._settings, self._stretch
-        for effect in effects:
-            count_effect(effect)
-            if isinstance(effect, EmitCdr):
-                self._keep(CallWrite(effect.provenance, effect.cdr))
-            elif isinstance(effect, HideCall):
-                self._keep(CallWrite(effect.provenance, None, effect.reason))
-            elif isinstance(effect, DeadLetter):
-                source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
-                stretch.side_records.append(
-                    dead_letter(settings.dead_letter_topic, effect, key=None, source=source)
-                )
-            elif isinstance(effect, AskReference):
-                stretch.side_records.append(
-                    _reference(settings, ReferenceAsked(effect.referenced, effect.asker))
-                )
-            elif isinstance(effect, AnswerReference):
-                stretch.side_records.append(
-                    _reference(settings, ReferenceKnown(effect.asker, effect.referenced))
-                )
-            elif isinstance(effect, ShareExchange):
-                stretch.side_records.extend(self._shared(effect.exchange))
-            else:
-                log_effect(effect, self.partition)
-
-    def _keep(self, call: CallWrite) -> None:
-        """To be written; a Call-ID that began again within the stretch keeps both its calls."""
-        calls = self._stretch.calls
-        before = calls.get(call.call_id)
-        while before is not None and is_another(before.provenance, call.provenance):
-            if call.call_id.count(";") >= NAMES_MAX:
-                break
-            call = CallWrite(*begun_again(call.provenance, call.cdr), call.hidden_reason)
-            why = knowing(before.provenance, names_of(call.provenance))
-            calls[before.call_id] = replace(before, provenance=why)
-            before = calls.get(call.call_id)
-        calls[call.call_id] = call
-
-    def _shared(self, exchange: Exchange) -> Iterator[OutRecord]:
-        """What a call showed of two clocks, for the partitions that did not see the call."""
-        value = orjson.dumps(exchange_message(exchange))
-        headers: Headers = [(KIND_HEADER, EXCHANGE.encode())]
-        for partition in range(self._settings.partitions):
-            if partition != self.partition:
-                yield OutRecord(
-                    self._settings.references_topic, None, value, partition, headers=headers
-                )
+            source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
+            self._stretch.note(effects, source)
 
     def _feed_again_one_by_one(self) -> None:
         """From the last cut, each record alone, so that the bad ones are found and left away."""
         before = self._stretch
         while True:
-            self._stretch = _Stretch(
-                batches=before.batches,
-                tokens=before.tokens,
-                recalled=before.recalled,
-                records=before.records,
-            )
+            self._stretch = before.again()
             self._take_up()
             for call_id, encoded in before.recalled.items():
                 state = decode_call(encoded)
@@ -429,10 +290,7 @@ class PartitionWorker:
 
     def _set_aside(self, topic: str, record: KafkaRecord) -> None:
         letter = DeadLetter("the program failed on this record", "", record.value or b"")
-        source = f"{topic}:{self.partition}:{record.offset}"
-        self._stretch.side_records.append(
-            dead_letter(self._settings.dead_letter_topic, letter, key=record.key, source=source)
-        )
+        self._stretch.set_aside(letter, record.key, f"{topic}:{self.partition}:{record.offset}")
         self.positions[topic] = record.offset + 1
 
     def cut(self) -> Commit | None:
@@ -440,7 +298,7 @@ class PartitionWorker:
         stretch = self._stretch
         if not stretch.batches:
             return None
-        self._stretch = _Stretch()
+        self._stretch = Stretch(self._settings, self.partition)
         self._cut_calls = stretch.calls  # until the next cut, which comes when these are written
         self._bad.clear()
         topic = self._settings.changelog_topic
@@ -486,21 +344,6 @@ class PartitionWorker:
             },
             option=orjson.OPT_NON_STR_KEYS,
         )
-
-
-def _reached_us(beat: Heartbeat) -> int:
-    """How far a heartbeat can move the watermark at most."""
-    return beat.progress_us - (0 if beat.clock is None else beat.clock.offset_us)
-
-
-def _reference(settings: WorkerSettings, record: ReferenceAsked | ReferenceKnown) -> OutRecord:
-    kind = REFERENCE_ASKED if isinstance(record, ReferenceAsked) else REFERENCE_KNOWN
-    return OutRecord(
-        settings.references_topic,
-        record.call_id.encode("utf-8", "replace"),
-        orjson.dumps(reference_message(record)),
-        headers=[(KIND_HEADER, kind.encode())],
-    )
 
 
 def _read_state(state: bytes | None) -> Mapping[str, Any]:
