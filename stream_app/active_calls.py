@@ -7,7 +7,7 @@ told of the difference every few seconds, so that a short call, or a backlog, co
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -130,7 +130,7 @@ class ActiveCalls:
     """What the table knows of the established calls of one partition, and what it does not yet."""
 
     def __init__(self) -> None:
-        self._changed: dict[str, None] = {}  # in the order in which they are told
+        self._changed: OrderedDict[str, None] = OrderedDict()  # in the order of telling
         self._all: Iterator[str] = iter(())  # what is left to be told of a partition taken up
         self._is_told = False
         self._begun: Counter[int] = Counter()  # how many that are talking began in which step
@@ -184,9 +184,8 @@ class ActiveCalls:
         return Change(clear, sorted(gone), sorted(told.values()))
 
     def _next(self) -> str | None:
-        for call_id in self._changed:
-            del self._changed[call_id]
-            return call_id
+        if self._changed:
+            return self._changed.popitem(last=False)[0]
         return next(self._all, None)
 
     def tell_all_again(self) -> None:
