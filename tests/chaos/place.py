@@ -44,7 +44,7 @@ class Place:
 
 
 @contextmanager
-def installed(folder: Path) -> Iterator[Place]:
+def installed(folder: Path, state_store: str) -> Iterator[Place]:
     """Started and provisioned; all of it is gone at the end."""
     with ExitStack() as parts:
         broker_link = parts.enter_context(Proxy(ports.pick()).running())
@@ -57,14 +57,14 @@ def installed(folder: Path) -> Iterator[Place]:
         for name in (*CLOCKS_SECONDS, SINK):
             links[name] = parts.enter_context(Proxy(stack[name].port).running())
         config = folder / "chaos.toml"
-        config.write_text(_config(stack, links))
+        config.write_text(_config(stack, links, state_store))
         admins = [f"--admin-dsn={name}={stack[name].dsn}" for name in (*CLOCKS_SECONDS, SINK)]
         done = cdrstream("provision", *admins, config=config)
         assert done.returncode == 0, done.stdout + done.stderr
         yield Place(stack, folder, config, links)
 
 
-def _config(stack: Stack, links: Mapping[str, Proxy]) -> str:
+def _config(stack: Stack, links: Mapping[str, Proxy], state_store: str) -> str:
     lines = ["[kafka]", f'bootstrap_servers = "{stack.broker.second_bootstrap_servers}"']
     lines += [f"partitions = {PARTITIONS}"]
     for name in CLOCKS_SECONDS:
@@ -74,6 +74,6 @@ def _config(stack: Stack, links: Mapping[str, Proxy]) -> str:
     lines += ["[sink]", f'dsn = "{dsn}"']
     lines += ["[clock]", "probe_interval_seconds = 2"]
     lines += ["[reader]", "silence_seconds = 5"]
-    lines += ["[worker]", "session_timeout_seconds = 6"]
+    lines += ["[worker]", "session_timeout_seconds = 6", f'state_store = "{state_store}"']
     lines += limits_lines()
     return "\n".join(lines) + "\n"
