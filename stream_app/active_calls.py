@@ -89,8 +89,11 @@ def active_call(call_id: str, state: CallState) -> ActiveCall | None:
 
 
 def talking_since_us(state: CallState) -> int:
-    """When a call began in which somebody talks now; `NOBODY` where that is not so."""
-    return min(map(time_us, state.events.values())) if is_established(state) else NOBODY
+    """When a call began in which somebody talks now; `NOBODY` where that is not so.
+
+    By the event that was heard first: every change of every call asks it.
+    """
+    return time_us(next(iter(state.events.values()))) if is_established(state) else NOBODY
 
 
 def is_established(state: CallState) -> bool:
@@ -137,8 +140,6 @@ class ActiveCalls:
 
     def note(self, call_id: str, before_us: int, after_us: int) -> None:
         """A call changed: since when somebody talked in it, or `NOBODY`, and since when now."""
-        if before_us == after_us == NOBODY:
-            return
         self._changed[call_id] = None
         if len(self._changed) > _CHANGED_MAX:
             self.tell_all_again()

@@ -28,18 +28,22 @@ _HEADED: Final = b"\x03"
 # Before the compressed state: its version, when it is looked at next, and since when somebody talks
 # in it, so that a partition is looked through without decoding its calls.
 _HEAD: Final = struct.Struct(">cBqq")
+_KNOWN: Final = _HEADED + bytes([STATE_VERSION])  # how a head begins that this program can use
 _NEVER: Final = 2**63 - 1  # is it looked at
 
 CallChange = tuple[str, bytes | None]
 
 
-def encode_call(state: CallState) -> bytes:
+def encode_call(state: CallState, since_us: int | None = None) -> bytes:
     """A call's state as table and changelog hold it; its version is inside: `state_json`.
 
     Compressed, because the events of a call repeat most of its texts: 1 us makes a third of it.
+    `since_us` is `talking_since_us`, where that is known already.
     """
     due_us = _NEVER if state.deadline_us is None else state.deadline_us
-    head = _HEAD.pack(_HEADED, STATE_VERSION, due_us, talking_since_us(state))
+    if since_us is None:
+        since_us = talking_since_us(state)
+    head = _HEAD.pack(_HEADED, STATE_VERSION, due_us, since_us)
     return head + bytes(lz4.compress_block(encode_state(state)))
 
 
@@ -67,16 +71,14 @@ def _head(encoded: bytes) -> tuple[int, int] | None:
 
     None where that cannot be told without decoding it.
     """
-    if encoded[:1] != _HEADED or len(encoded) <= _HEAD.size:
+    if not encoded.startswith(_KNOWN) or len(encoded) <= _HEAD.size:
         return None
-    _, version, due_us, since_us = _HEAD.unpack_from(encoded)
-    return (due_us, since_us) if version == STATE_VERSION else None
+    _, _, due_us, since_us = _HEAD.unpack_from(encoded)
+    return due_us, since_us
 
 
-def _talking_since(encoded: bytes | None) -> int:
-    """`talking_since_us` of a call that is encoded; `NOBODY` of one that is not there."""
-    if encoded is None:
-        return NOBODY
+def _talking_since(encoded: bytes) -> int:
+    """`talking_since_us` of a call that is encoded."""
     head = _head(encoded)
     if head is not None:
         return head[1]
@@ -126,7 +128,8 @@ class PartitionCalls:
     def talking(self) -> Iterator[str]:
         """Calls in which somebody talks, as of the last commit; they may change meanwhile."""
         for call_id in self.all_names():
-            if _talking_since(self._encoded.get(call_id)) != NOBODY:
+            encoded = self._encoded.get(call_id)
+            if encoded is not None and _talking_since(encoded) != NOBODY:
                 yield call_id
 
     def all_names(self) -> Iterator[str]:
@@ -238,20 +241,23 @@ class PartitionCalls:
         """
         changes: list[CallChange] = []
         for call_id, state in self._changed.items():
-            encoded = None
             if state is None:
                 before = self._encoded.pop(call_id, None)
                 if before is None:
                     continue
                 self._count -= 1
+                encoded, since_us = None, NOBODY
             else:
                 before = self._encoded.get(call_id)
                 self._count += before is None
-                encoded = self._encoded[call_id] = encode_call(state)
+                since_us = talking_since_us(state)
+                encoded = self._encoded[call_id] = encode_call(state, since_us)
                 if state.closed and not state.dirty:
                     # Told: nearly always what comes next is that it is forgotten, hours later.
                     self._decoded.pop(call_id, None)
-            self.active.note(call_id, _talking_since(before), _talking_since(encoded))
+            before_us = NOBODY if before is None else _talking_since(before)
+            if before_us != NOBODY or since_us != NOBODY:
+                self.active.note(call_id, before_us, since_us)
             changes.append((call_id, encoded))
         self._changed.clear()
         while len(self._decoded) > self._decoded_max:
