@@ -98,6 +98,9 @@ class PartitionCalls:
         self._decoded: OrderedDict[str, CallState] = OrderedDict()
         self._decoded_max = decoded_max
         self._changed: dict[str, CallState | None] = {}
+        # Of calls that were read: since when somebody talked as the table has it; None: it is not
+        # in the table. What is not known here is looked up there, which RocksDB makes dear.
+        self._as_written: dict[str, int | None] = {}
         self._count = 0
         self.active = ActiveCalls()
 
@@ -121,7 +124,10 @@ class PartitionCalls:
             return None  # deleted since the last commit
         encoded = self._encoded.get(call_id)
         state = None if encoded is None else self._decode(call_id, encoded)
-        if state is not None:
+        if state is None:
+            self._as_written[call_id] = None
+        elif encoded is not None:
+            self._as_written[call_id] = _talking_since(encoded)
             self._decoded[call_id] = state
         return state
 
@@ -241,25 +247,35 @@ class PartitionCalls:
         """
         changes: list[CallChange] = []
         for call_id, state in self._changed.items():
+            before_us = self._since_as_written(call_id)
             if state is None:
-                before = self._encoded.pop(call_id, None)
-                if before is None:
+                self._as_written.pop(call_id, None)
+                if before_us is None:
                     continue
+                del self._encoded[call_id]
                 self._count -= 1
                 encoded, since_us = None, NOBODY
             else:
-                before = self._encoded.get(call_id)
-                self._count += before is None
+                self._count += before_us is None
                 since_us = talking_since_us(state)
                 encoded = self._encoded[call_id] = encode_call(state, since_us)
                 if state.closed and not state.dirty:
                     # Told: nearly always what comes next is that it is forgotten, hours later.
                     self._decoded.pop(call_id, None)
-            before_us = NOBODY if before is None else _talking_since(before)
-            if before_us != NOBODY or since_us != NOBODY:
-                self.active.note(call_id, before_us, since_us)
+                    self._as_written.pop(call_id, None)
+                else:
+                    self._as_written[call_id] = since_us
+            if since_us != NOBODY or (before_us is not None and before_us != NOBODY):
+                self.active.note(call_id, NOBODY if before_us is None else before_us, since_us)
             changes.append((call_id, encoded))
         self._changed.clear()
         while len(self._decoded) > self._decoded_max:
-            self._decoded.popitem(last=False)
+            call_id, _ = self._decoded.popitem(last=False)
+            self._as_written.pop(call_id, None)
         return changes
+
+    def _since_as_written(self, call_id: str) -> int | None:
+        if call_id in self._as_written:
+            return self._as_written[call_id]
+        encoded = self._encoded.get(call_id)
+        return None if encoded is None else _talking_since(encoded)

@@ -143,14 +143,6 @@ class RocksTable(MutableMapping[str, bytes]):
             raise KeyError(call_id)
         del self._db[key]
 
-    def pop(self, call_id: str, default: Any = None) -> Any:
-        """Forgets a call; its state, or `default`."""
-        encoded = self.get(call_id)
-        if encoded is None:
-            return default
-        del self._db[self._key(call_id)]
-        return encoded
-
     def __len__(self) -> int:
         """How many calls there are: they are counted for it, all of them."""
         return sum(1 for _ in self._entries())
