@@ -33,7 +33,7 @@ ON CONFLICT (call_id) DO UPDATE SET partition = excluded.partition,
     connect_time = excluded.connect_time
 """
 
-NOBODY: Final = 2**63 - 1  # talks: instead of a time
+NOBODY: Final = 2**63 - 1  # instead of a time, where nobody talks
 _TOLD_AT_ONCE: Final = 1_000  # of a partition
 _CHANGED_MAX: Final = 10_000  # in a backlog calls come faster than they are told
 _STEP_US: Final = 10_000_000  # as exact as the oldest call's begin is told

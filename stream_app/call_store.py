@@ -29,7 +29,7 @@ _HEADED: Final = b"\x03"
 # in it, so that a partition is looked through without decoding its calls.
 _HEAD: Final = struct.Struct(">cBqq")
 _KNOWN: Final = _HEADED + bytes([STATE_VERSION])  # how a head begins that this program can use
-_NEVER: Final = 2**63 - 1  # is it looked at
+_NEVER: Final = 2**63 - 1  # instead of a time, where a call has no deadline
 
 CallChange = tuple[str, bytes | None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import subprocess
 import sys
@@ -67,6 +68,32 @@ def test_very_many_calls_are_all_told_while_some_change(tables: CallTables) -> N
             del table[names[2_500]]
             table["new"] = b"n"
     assert set(names) - {names[2_500]} <= set(told) <= {*names, "new"}
+
+
+def test_what_is_counted_and_told_is_what_the_table_holds(tables: CallTables) -> None:
+    table, rng = tables.new(4), random.Random(7)
+    calls = PartitionCalls(table, decoded_max=3)
+    held: set[str] = set()
+    for _ in range(60):
+        expected: dict[str, bool] = {}
+        for name in rng.choices("abcdefghij", k=4):
+            known = calls.get(name)
+            assert (known is not None) == expected.get(name, name in held)
+            if rng.random() < 0.6:
+                calls.put(name, known or state(name))
+                expected[name] = True
+            else:
+                calls.delete(name)
+                expected[name] = False
+        deleted = {name for name, kept in expected.items() if not kept}
+        changes = dict(calls.take_changes())
+        assert {name for name, encoded in changes.items() if encoded is None} == deleted & held
+        held = (held | expected.keys()) - deleted
+        assert sorted(table) == sorted(held)
+        assert len(calls) == len(held)
+    again = PartitionCalls(table, decoded_max=3)
+    assert list(again.deadlines(0)) == []
+    assert len(again) == len(held)
 
 
 def test_a_partition_goes_as_a_whole(tables: CallTables) -> None:
