@@ -22,6 +22,7 @@ from cdc.publisher import headers, producer_options
 from ops import row_files
 from ops.errors import OpsError, UsageError
 from ops.file_events import FORMS, Bad, Counted, Good, IngestOptions, records
+from ops.offsets import partitions_of
 from ops.row_files import STDIN, RowFile
 
 _TELL_SECONDS: Final = 10.0
@@ -84,12 +85,12 @@ class Ingestion:
     def _find_topics(self) -> None:
         for topic in (self._topic, self._dead):
             try:
-                found = self._producer.list_topics(topic, timeout=_CONNECT_SECONDS).topics[topic]
+                there = partitions_of(self._producer, topic, _CONNECT_SECONDS)
             except KafkaException as error:
                 self._failure = error.args[0].str()
                 self._fail()
-            if found.error is not None:
-                raise OpsError(f"topic {topic}: {found.error.str()}", "run cdrstream provision")
+            if not there:
+                raise OpsError(f"there is no topic {topic}", "run `cdrstream provision`")
 
     def _flush(self) -> int:
         deadline = time.monotonic() + _FLUSH_SECONDS

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from cdc.provision import provision
 from cdc.reader import ServerReader
 from cdc.settings import ReaderSettings, TopicNames
 from cdc.status import State
+from ops.offsets import ends_of
 from ops.stack.stack import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,7 +175,7 @@ class Bed:
         try:
             name = self.settings().topics.events
             parts = consumer.list_topics(name, timeout=10).topics[name].partitions
-            return sum(_end_of(consumer, TopicPartition(name, part)) for part in parts)
+            return sum(ends_of(consumer, TopicPartition(name, part), 10)[1] for part in parts)
         finally:
             consumer.close()
 
@@ -291,7 +292,7 @@ class Tail:
             self._next = dict.fromkeys(there, 0) | self._next
             places = [TopicPartition(self._topic, n, at) for n, at in self._next.items()]
             consumer.assign(places)
-        ends = {n: _end_of(consumer, TopicPartition(self._topic, n)) for n in there}
+        ends = {n: ends_of(consumer, TopicPartition(self._topic, n), 10)[1] for n in there}
         found: list[Record] = []
         while any(self._next[n] < end for n, end in ends.items()):
             message = consumer.poll(10)
@@ -327,16 +328,6 @@ def _record(message: Message) -> Record:
         headers,
         raw,
     )
-
-
-def _end_of(consumer: Consumer, partition: TopicPartition) -> int:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return int(consumer.get_watermark_offsets(partition, 10)[1])
-        except KafkaException:  # a topic that was made this moment has no leader yet
-            if time.monotonic() > deadline:
-                raise
 
 
 async def until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:

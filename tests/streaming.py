@@ -27,6 +27,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from callstate.config import ResolutionConfig, TimeCorrection
 from callstate.envelope import event_message, heartbeat_message
 from callstate.events import Clock
+from ops.offsets import ends_of
 from ops.stack import PostgresServer, Stack
 from stream_app.migrations import migrate
 from stream_app.settings import WorkerSettings
@@ -231,7 +232,7 @@ class Bed:
         try:
             topic = self.settings.events_topic
             return {
-                n: consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1]
+                n: ends_of(consumer, TopicPartition(topic, n), 10)[1]
                 for n in range(self.settings.partitions)
             }
         finally:

@@ -25,6 +25,7 @@ import ops
 from callstate.config import ResolutionConfig
 from callstate.envelope import HEARTBEAT
 from ops.bench.stream_log import SERVERS, LogRecord, backlog
+from ops.offsets import ends_of
 from ops.stack import Stack
 from ops.stack.processes import KeptProcess, Program
 from stream_app.migrations import migrate
@@ -128,8 +129,7 @@ class Bench:
         try:
             topic, total = self.settings.events_topic, 0
             for number in range(self.settings.partitions):
-                ends = consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
-                total += ends[1] if ends else 0
+                total += ends_of(consumer, TopicPartition(topic, number), 10)[1]
             return total
         finally:
             consumer.close()

@@ -20,6 +20,7 @@ from ops.librdkafka import silent_log
 from ops.monitor.asking import Asker, Askers, Rhythm
 from ops.monitor.sources import LIMIT_SECONDS
 from ops.monitor.watched import Watched
+from ops.offsets import ends_of
 from ops.visible import visible
 
 QUALITY_SECONDS: Final = 10.0
@@ -132,7 +133,7 @@ def _newest_letters(watched: Watched, place: str) -> list[Letter]:
         logger=silent_log(),
     )
     try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(place, 0), timeout=LIMIT_SECONDS)
+        low, high = ends_of(consumer, TopicPartition(place, 0), LIMIT_SECONDS)
         at = max(low, high - LETTERS_MAX)
         consumer.assign([TopicPartition(place, 0, at)])
         found: list[Letter] = []

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from ops.librdkafka import silent_log
 from ops.monitor.watched import Broker
+from ops.offsets import ends_of, offsets_at
 
 RECORDS_MAX: Final = 100_000
 AROUND_RECORDS: Final = 50_000
@@ -92,7 +93,7 @@ def scan(broker: Broker, topic: str, key: str, moments: Sequence[float] = ()) ->
     )
     deadline = time.monotonic() + LOOK_SECONDS
     try:
-        low, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS)
+        low, high = ends_of(consumer, place, LOOK_SECONDS)
         begins = _begins(consumer, place, moments)
         stretches = _stretches(low, high, begins)
         found: list[Found] = []
@@ -125,10 +126,10 @@ def _begins(consumer: Consumer, place: TopicPartition, moments: Sequence[float])
     begins = []
     for moment in moments:
         since_ms = int((moment - AROUND_SECONDS) * 1_000)
-        asked = TopicPartition(place.topic, place.partition, since_ms)
-        (told,) = consumer.offsets_for_times([asked], timeout=LOOK_SECONDS)
-        if told.error is None and told.offset >= 0 and told.offset != OFFSET_INVALID:
-            begins.append(told.offset)
+        asked = {place.partition: since_ms}
+        begin = offsets_at(consumer, place.topic, asked, LOOK_SECONDS)[place.partition]
+        if begin is not None:
+            begins.append(begin)
     return begins
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ops.demo import report
 from ops.demo.installation import Installation, installed
+from ops.demo.interrupts import terminates
 from ops.demo.plan import (
     CLOCK_CHECK_MS,
     CLOCKS,
@@ -30,7 +31,7 @@ from ops.demo.plan import (
     final_us,
     traffic_spec,
 )
-from ops.demo.processes import Children, terminates
+from ops.demo.processes import Children
 from ops.demo.screen import Screen, watermark_words
 from ops.demo.source import TrafficSource, clock_errors_ms
 from ops.demo.verdict import Outcome, judge, read_cdrs

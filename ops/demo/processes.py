@@ -10,13 +10,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import ops
+from ops.demo.interrupts import held_back
 from ops.errors import OpsError
 from ops.stack.processes import KeptProcess, Program
 
@@ -44,14 +43,14 @@ class Children:
 
     def start(self, name: str, *arguments: str) -> None:
         """Starts `cdrstream ARGUMENTS --config ...` under a name."""
-        self._running[name] = KeptProcess(
-            Program(
-                argv=(*_COMMAND, *arguments, "--config", str(self._config_of(*arguments))),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                cwd=_SOURCE,
-                log=self.log(name),
-            )
+        program = Program(
+            argv=(*_COMMAND, *arguments, "--config", str(self._config_of(*arguments))),
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            cwd=_SOURCE,
+            log=self.log(name),
         )
+        with held_back():
+            self._running[name] = KeptProcess(program)
 
     def log(self, name: str) -> Path:
         """Where a process writes to."""
@@ -89,20 +88,3 @@ class Children:
             if not process.wait(max(0.1, deadline - time.monotonic())):
                 process.kill()
         self._running.clear()
-
-
-@contextmanager
-def terminates() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by unwinding, so that all is stopped."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

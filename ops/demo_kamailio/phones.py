@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ops.demo.interrupts import held_back
 from ops.demo_kamailio.plan import (
     DEAD,
     FORWARDS,
@@ -79,6 +80,7 @@ class Phones:
         self._waiting: list[KeptProcess] = []
         self._registered: list[tuple[Phone, int]] = []
         self._callers: list[_Caller] = []
+        self._started: list[subprocess.Popen[bytes]] = []
         # takes what is sent to it and never answers
         self._nowhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._nowhere.bind((ports.HOST, 0))
@@ -88,16 +90,14 @@ class Phones:
         for number, phone in enumerate(phones):
             port, name = self._free.pick(), f"phone-{number}-{phone.scenario}"
             words = ("-key", "phone", phone.users[0])
-            self._waiting.append(
-                KeptProcess(
-                    Program(
-                        argv=(*self._command(phone.scenario, port, name, phone.seconds), *words),
-                        env=self._env,
-                        cwd=self._folder,
-                        log=self._folder / f"{name}.log",
-                    )
-                )
+            program = Program(
+                argv=(*self._command(phone.scenario, port, name, phone.seconds), *words),
+                env=self._env,
+                cwd=self._folder,
+                log=self._folder / f"{name}.log",
             )
+            with held_back():
+                self._waiting.append(KeptProcess(program))
             self._registered.append((phone, port))
 
     def register(self, proxy: str) -> None:
@@ -123,12 +123,7 @@ class Phones:
         command = [*self._command("register", self._free.pick(), name, 0), "-inf", str(table)]
         command += ["-m", str(len(lines)), "-r", "50", "-timeout", str(_REGISTER_SECONDS)]
         command += ["-timeout_error", f"{ports.HOST}:{self._proxies[proxy]}"]
-        process = self._started(name, command)
-        try:
-            failed = process.wait(2 * _REGISTER_SECONDS)
-        finally:
-            process.kill()
-        if failed:
+        if self._run(name, command).wait(2 * _REGISTER_SECONDS):
             raise OpsError(
                 f"proxy {proxy} does not register phones", f"see {name}.err in {self._folder}"
             )
@@ -155,7 +150,7 @@ class Phones:
         if planned.password:
             command += ["-au", "member1", "-ap", planned.password]
         command.append(f"{ports.HOST}:{self._proxies[planned.proxy]}")
-        process = self._started(planned.name, command)
+        process = self._run(planned.name, command)
         self._callers.append(_Caller(planned, process, self._folder / f"{planned.name}.err"))
 
     def wait(self) -> list[str]:
@@ -185,25 +180,29 @@ class Phones:
 
     def stop(self) -> None:
         """Ends all of them."""
-        for caller in self._callers:
-            caller.process.kill()
-            caller.process.wait()
+        for process in self._started:
+            process.kill()
+            process.wait()
+        self._started.clear()
         self._callers.clear()
         for phone in self._waiting:
             phone.kill()
         self._waiting.clear()
         self._nowhere.close()
 
-    def _started(self, name: str, command: Sequence[str | bytes]) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(
-                command,
-                cwd=self._folder,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+    def _run(self, name: str, command: Sequence[str | bytes]) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("wb") as log, held_back():
+            self._started.append(
+                subprocess.Popen(
+                    command,
+                    cwd=self._folder,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
             )
+        return self._started[-1]
 
     def _port_of(self, other: str) -> int:
         if other == NOWHERE:

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from ops.demo.processes import Children, terminates
+from ops.demo.interrupts import terminates
+from ops.demo.processes import Children
 from ops.demo.verdict import read_cdrs
 from ops.demo_kamailio import report
 from ops.demo_kamailio.phones import Phones, Ports

@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 
+from ops.demo.interrupts import held_back
 from ops.errors import OpsError
 from ops.stack import faketime
 from ops.stack.debian import Sip
@@ -95,7 +96,8 @@ class Proxy:
 
     def launch(self) -> KeptProcess:
         """Starts it and waits for nothing: its database may be away."""
-        self._process = KeptProcess(self._program)
+        with held_back():
+            self._process = KeptProcess(self._program)
         return self._process
 
     def kill(self) -> int:

@@ -122,6 +122,8 @@ def newest_heartbeats(kafka: Kafka) -> dict[int, dict[str, float]]:
     """
     from confluent_kafka import Consumer, KafkaException, TopicPartition  # noqa: PLC0415
 
+    from ops.offsets import ends_of, offsets_at  # noqa: PLC0415  on demand
+
     own = {
         "group.id": f"cdrstream-doctor-{uuid.uuid4()}",
         "enable.auto.commit": False,
@@ -132,17 +134,17 @@ def newest_heartbeats(kafka: Kafka) -> dict[int, dict[str, float]]:
     try:
         since_ms = int((time.time() - HEARTBEAT_STALE_SECONDS) * 1_000)
         topic = kafka.events_topic
-        asked = [TopicPartition(topic, number, since_ms) for number in range(kafka.partitions)]
-        begins = consumer.offsets_for_times(asked, timeout=TIME_LIMIT_SECONDS)
+        asked = dict.fromkeys(range(kafka.partitions), since_ms)
+        begins = offsets_at(consumer, topic, asked, TIME_LIMIT_SECONDS)
         ends: dict[int, int] = {}
         starts = []
-        for begin in begins:
-            _low, high = consumer.get_watermark_offsets(begin, timeout=TIME_LIMIT_SECONDS)
-            first = begin.offset if begin.offset >= 0 else high
+        for number, begin in begins.items():
+            _low, high = ends_of(consumer, TopicPartition(topic, number), TIME_LIMIT_SECONDS)
+            first = high if begin is None else begin
             first = max(first, high - _TAIL_RECORDS_MAX // kafka.partitions)
             if first < high:
-                ends[begin.partition] = high
-                starts.append(TopicPartition(topic, begin.partition, first))
+                ends[number] = high
+                starts.append(TopicPartition(topic, number, first))
         consumer.assign(starts)
         return _read_tail(consumer, ends)
     except KafkaException as error:

@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from callstate.events import BadRow, format_time, parse_time_us
 from ops.errors import OpsError, UsageError
 from ops.librdkafka import silent_log
+from ops.offsets import ends_of, offsets_at, partitions_of
 
 VERSION: Final = 1
 _TIMEOUT_SECONDS: Final = 10.0
@@ -174,9 +175,12 @@ def plan_topic(
         logger=silent_log(),
     )
     try:
-        numbers = _partitions_of(consumer, topic)
-        starts = _offsets_at(consumer, topic, numbers, read_from_us)
-        has_references = bool(_partitions_of(consumer, references_topic, needed=False))
+        numbers = partitions_of(consumer, topic, _TIMEOUT_SECONDS)
+        if not numbers:
+            raise OpsError(f"there is no topic {topic}", "run `cdrstream provision`")
+        since_ms = max(1, read_from_us // 1_000)
+        starts = offsets_at(consumer, topic, dict.fromkeys(numbers, since_ms), _TIMEOUT_SECONDS)
+        has_references = bool(partitions_of(consumer, references_topic, _TIMEOUT_SECONDS))
         parts = []
         for number in numbers:
             low, high = _ends(consumer, topic, number)
@@ -196,29 +200,8 @@ def plan_topic(
     return Plan(span, read_from_us, "topic", tuple(parts), len(numbers), server, tuple(calls))
 
 
-def _partitions_of(consumer: Consumer, topic: str, *, needed: bool = True) -> list[int]:
-    found = consumer.list_topics(topic, timeout=_TIMEOUT_SECONDS).topics[topic]
-    if found.error is not None:
-        if needed:
-            raise OpsError(f"topic {topic}: {found.error.str()}", "run `cdrstream provision`")
-        return []
-    return sorted(found.partitions)
-
-
-def _offsets_at(
-    consumer: Consumer, topic: str, numbers: Sequence[int], time_us: int
-) -> dict[int, int | None]:
-    """First offset written at or after a moment; None: nothing was written since."""
-    asked = [TopicPartition(topic, number, max(1, time_us // 1_000)) for number in numbers]
-    found = consumer.offsets_for_times(asked, timeout=_TIMEOUT_SECONDS)
-    return {each.partition: each.offset if each.offset >= 0 else None for each in found}
-
-
 def _ends(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
-    ends = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_TIMEOUT_SECONDS)
-    if ends is None:
-        raise OpsError(f"Kafka: no answer about {topic}", "is the broker running?")
-    return ends
+    return ends_of(consumer, TopicPartition(topic, number), _TIMEOUT_SECONDS)
 
 
 def _written_at(consumer: Consumer, topic: str, number: int, offset: int) -> int:

@@ -34,6 +34,7 @@ from ops.doctor import certificates
 from ops.doctor.checks import Outcome
 from ops.install.acls import Role
 from ops.install.authority import issue
+from ops.offsets import ends_of
 from ops.stack import BrokerSecurity, BrokerSpec, Certificate, ServerSpec, Stack, ports
 from tests.cli_kit import ROOT, cdrstream, environment, service, until
 from tests.streaming import call_rows
@@ -270,10 +271,7 @@ def ends(client: Mapping[str, str]) -> dict[tuple[str, int], int]:
             if not name.startswith("__")
             for number in topic.partitions
         ]
-        return {
-            (one.topic, one.partition): consumer.get_watermark_offsets(one, timeout=20)[1]
-            for one in places
-        }
+        return {(one.topic, one.partition): ends_of(consumer, one, 20)[1] for one in places}
     finally:
         consumer.close()
 
