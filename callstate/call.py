@@ -19,6 +19,8 @@ from callstate.cdr import Cdr
 from callstate.events import EVENT_TYPES, REQUEST, CallEvent, Clock, content_key
 
 STATE_VERSION: Final = 2
+# A call of more events is a flood: looking at all of them for each would be quadratic.
+FEW_EVENTS: Final = 200
 
 Identity = tuple[object, ...]
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from callstate import events as kinds
-from callstate.call import CallState
+from callstate.call import FEW_EVENTS, CallState
 from callstate.chains import chained_calls
 from callstate.effects import AnswerReference, AskReference, Effect
 from callstate.envelope import ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent
 
-# A call of more events is a flood: looking at all of them for each would be quadratic.
-_FEW_EVENTS: Final = 200
 _PROVES_A_CALL: Final = frozenset((kinds.REQUEST, kinds.SETUP))
 
 
@@ -36,7 +34,7 @@ def noted(event: CallEvent, state: CallState) -> list[Effect]:
 
 
 def _asked_before(event: CallEvent, state: CallState) -> bool:
-    return len(state.events) <= _FEW_EVENTS and any(
+    return len(state.events) <= FEW_EVENTS and any(
         other.reference == event.reference and other is not event for other in state.events.values()
     )
 

@@ -37,8 +37,9 @@ from callstate.effects import (
 )
 from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent, content_key, format_time, row_of
+from callstate.held_calls import DictStore
 from callstate.plain_rows import event_of_line
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.processor import PartitionProcessor
 from ops.cycles import without_cycle_collection
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files

@@ -16,7 +16,7 @@ from typing import Final
 from cramjam import DecompressionError, lz4
 
 from callstate.call import STATE_VERSION, CallState
-from callstate.processor import deadlines_of
+from callstate.held_calls import deadlines_of
 from callstate.state_json import UnreadableState, decode_state, encode_state
 from stream_app.active_calls import NOBODY, ActiveCalls, Change, step_of, talking_since_us
 

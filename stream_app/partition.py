@@ -23,7 +23,8 @@ from callstate.call import CallState
 from callstate.config import ResolutionConfig, to_us
 from callstate.effects import DeadLetter
 from callstate.envelope import Gap, Record
-from callstate.processor import CallStore, PartitionProcessor
+from callstate.held_calls import CallStore
+from callstate.processor import PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record

@@ -18,7 +18,8 @@ from callstate.config import ResolutionConfig
 from callstate.effects import AnswerReference, AskReference, Effect, EmitCdr, HideCall
 from callstate.envelope import Heartbeat, Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent, Clock, parse_time_us, read_row
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from callstate.resolution import Verdict, resolve
 from callstate.timed import timed_in_order
 

@@ -15,7 +15,8 @@ from typing import Any
 from callstate.config import ResolutionConfig
 from callstate.effects import DeadLetter, EmitCdr, HideCall
 from callstate.events import CallEvent
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from ops.dashboard.scan import Found, scan
 from ops.monitor.facts import Json
 from ops.monitor.watched import Broker

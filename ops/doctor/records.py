@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from callstate.effects import EmitCdr
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from ops.doctor.checks import Finding, ok, warn
 from ops.doctor.server_facts import connect
 

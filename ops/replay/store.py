@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from callstate.call import CallState
-from callstate.processor import deadlines_of
+from callstate.held_calls import deadlines_of
 
 _FIRST_SIZE: Final = 1 << 12
 

@@ -29,7 +29,8 @@ from callstate.effects import (
     ShareExchange,
 )
 from callstate.envelope import Record, ReferenceAsked, ReferenceKnown, read_message
-from callstate.processor import PartitionProcessor, deadlines_of
+from callstate.held_calls import deadlines_of
+from callstate.processor import PartitionProcessor
 from ops.simulation.world_history import Append, Fate, History, Work
 
 _DRAIN_ROUNDS_MAX = 20

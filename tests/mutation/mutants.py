@@ -184,13 +184,13 @@ MUTANTS = (
     Mutant("a restart forgets the timers", "heapq.heapify(timers)", "timers.clear()"),
     Mutant(
         "timers far ahead are not looked up when they come near",
-        "if now >= self._near_us:",
+        "if now_us >= self._near_us:",
         "if self._near_us == _NEVER:",
     ),
     Mutant(
         "a leap fires timers before others that were due earlier",
-        "self._look_ahead(now + _NEAR_FOR_US)",
-        "self._look_ahead(self._near_us + _NEAR_FOR_US if self._timers else now + _NEAR_FOR_US)",
+        "else now_us + _NEAR_FOR_US",
+        "else (self._near_us if self._timers else now_us) + _NEAR_FOR_US",
     ),
     Mutant(
         "people read events by the clock",

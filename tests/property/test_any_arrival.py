@@ -12,7 +12,8 @@ from callstate.config import ResolutionConfig
 from callstate.effects import DeadLetter, Effect, EmitCdr, HideCall
 from callstate.envelope import Record
 from callstate.events import CallEvent
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from tests.calls import beat, through_json, with_references, written
 from tests.property.strategies import (
     HORIZON,
@@ -116,7 +117,7 @@ def restarted(first: PartitionProcessor) -> PartitionProcessor:
     """Another processor that knows of the first one what its changelog and snapshot say."""
     store = DictStore(
         (call_id, CallState.from_wire(through_json(state.to_wire())))
-        for call_id, state in first._calls.items()
+        for call_id, state in first._calls.all()
     )
     second = PartitionProcessor(CONFIG, store)
     second.restore(through_json(first.snapshot()))

@@ -120,6 +120,6 @@ def beats(traffic: Traffic, hours: int) -> list[Record]:
 
 def can_be_kept(door: PartitionProcessor) -> None:
     """The state of every call, good or bad, as the changelog takes it."""
-    for call_id, state in door._calls.items():
+    for call_id, state in door._calls.all():
         call_id.encode()
         orjson.dumps(state.to_wire())

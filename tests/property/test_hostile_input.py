@@ -18,7 +18,8 @@ from callstate.headers import (
     is_music_on_hold,
     user_part,
 )
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from ops.row_files import read_line
 from tests.calls import beat, processor, row, with_references, written
 

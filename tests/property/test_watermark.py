@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from callstate.config import ResolutionConfig
 from callstate.envelope import Record
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from callstate.watermark import Watermark
 from tests.calls import US, through_json
 from tests.property.strategies import SERVERS, streams

@@ -142,5 +142,5 @@ def test_whatever_is_read_can_be_written_with_the_state() -> None:
             assert not isinstance(record, Malformed)
             door.feed([record])
             orjson.dumps(door.snapshot())
-    for _, state in door._calls.items():
+    for _, state in door._calls.all():
         orjson.dumps(state.to_wire())

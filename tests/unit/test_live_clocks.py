@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from callstate.effects import ClocksDisagree, ClockStepped, Effect, SkewObserved
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from tests.calls import beat, clock, events, processor, row, us
 
 

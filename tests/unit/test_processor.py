@@ -17,7 +17,8 @@ from callstate.effects import (
     RecordLate,
 )
 from callstate.envelope import Gap, Malformed, Record, ReferenceAsked, ReferenceKnown
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from tests.calls import (
     beat,
     clock,
@@ -45,7 +46,7 @@ def chained(*named: str, call_id: str = "leg") -> list[Any]:
 
 def restarted(door: PartitionProcessor) -> PartitionProcessor:
     """What another worker makes of the changelog."""
-    held = {c: through_json(s.to_wire()) for c, s in door._calls.items()}
+    held = {c: through_json(s.to_wire()) for c, s in door._calls.all()}
     store = DictStore((call_id, CallState.from_wire(wire)) for call_id, wire in held.items())
     again = PartitionProcessor(door.config, store)
     again.restore(through_json(door.snapshot()))
@@ -92,9 +93,9 @@ def test_a_restart_tells_nothing_again() -> None:
 def test_a_closed_call_is_forgotten_when_nothing_can_be_late_any_more() -> None:
     door = processor("s", late_horizon_seconds=600)
     door.feed([*events(*CALL), beat("s", 100), beat("s", 500)])
-    assert dict(door._calls.items())
+    assert dict(door._calls.all())
     door.feed([beat("s", 900)])
-    assert not dict(door._calls.items())
+    assert not dict(door._calls.all())
     assert door.counters.forgotten == 1
 
 
@@ -193,9 +194,9 @@ def test_a_call_that_is_only_named_is_not_kept_for_ever() -> None:
     door = processor("s", late_horizon_seconds=1, reference_horizon_seconds=600)
     door.feed([beat("s", 10), ReferenceAsked("nobody", "leg"), ReferenceKnown("gone", "x")])
     door.feed([beat("s", 500)])
-    assert set(dict(door._calls.items())) == {"nobody", "gone"}
+    assert set(dict(door._calls.all())) == {"nobody", "gone"}
     door.feed([beat("s", 700)])
-    assert not dict(door._calls.items())
+    assert not dict(door._calls.all())
 
 
 def test_a_call_that_was_named_first_is_told_as_any_other() -> None:
@@ -258,7 +259,7 @@ def test_only_the_timers_of_the_next_minutes_are_held() -> None:
         told = (row("R", at), row("S", at + 1), row("E", at + 2, cseq=2))
         named = ({**each, "call_id": call_id} for each in told)
         door.feed([*events(*named), beat("s", at + 3)])
-        assert len(door._timers) <= 2_000
+        assert len(door._calls._timers) <= 2_000
     assert len(store) < 4_500
     assert all(store.deadline(call_id) is not None for call_id in store)
     door.feed([beat("s", 20_000), beat("s", 30_000)])

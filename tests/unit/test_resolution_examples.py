@@ -12,7 +12,8 @@ from callstate.config import ResolutionConfig
 from callstate.effects import AnswerReference, AskReference, DeadLetter, EmitCdr
 from callstate.envelope import ReferenceAsked, ReferenceKnown
 from callstate.events import read_row
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 
 EXAMPLES = Path(__file__).parent.parent / "data" / "examples"
 DAY = "2024-03-04T"

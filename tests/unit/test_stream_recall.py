@@ -12,7 +12,8 @@ import pytest
 from callstate.effects import EmitCdr, HideCall
 from callstate.envelope import Heartbeat, ReferenceKnown, event_message
 from callstate.events import Clock
-from callstate.processor import DictStore, PartitionProcessor
+from callstate.held_calls import DictStore
+from callstate.processor import PartitionProcessor
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.partition import PartitionWorker
 from tests.calls import DEFAULTS, events, row, us
