@@ -15,10 +15,10 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from callstate.config import ResolutionConfig
+from ops.config_kafka import Kafka
 from ops.config_sections import (
     Clock,
     Dashboard,
-    Kafka,
     Log,
     Reader,
     Replay,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, Secret, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from ops.config_sections import settings_of
+from ops.config_values import settings_of
 from ops.redaction import HIDDEN
 
 _SHOWN_CHARACTERS: Final = 80

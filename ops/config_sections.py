@@ -1,227 +1,22 @@
 """The sections of the configuration file: their settings, defaults and limits.
 
-Owns the names that operators write. Refuses to know where a value came from
-(`ops.config_sources`) and what it is made of it (`ops.config`).
+Owns the names that operators write, but for those of `[kafka]` (`ops.config_kafka`). Refuses to
+know where a value came from (`ops.config_sources`) and what it is made of it (`ops.config`).
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import Field, SecretStr
 
-from callstate.addresses import broker_addresses
 from callstate.config import TimeCorrection
-from ops.redaction import why_no_dsn
-from ops.secret_dsn import Dsn
+from ops.config_values import Identifier, Listen, Seconds, Section, ServerDsn, Text, Whole
 
-SERVER_NAME = re.compile(r"[a-z0-9_-]{1,40}")
-
-
-def _not_a_bool(value: object) -> object:
-    """`true` is no number, though Python says that it is 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004  pydantic collects ValueErrors
-    return value
-
-
-def _in_lower_case(value: object) -> object:
-    """Kafka's own tools write some names in capitals, librdkafka in lower case: both are taken."""
-    return value.lower() if isinstance(value, str) else value
-
-
-def _in_capitals(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _readable(dsn: Dsn) -> Dsn:
-    wrong = why_no_dsn(dsn.get_secret_value())
-    if wrong:
-        raise ValueError(f"must be 'key=value ...' or a postgresql:// URI: the value {wrong}")
-    return dsn
-
-
-def _brokers(servers: str) -> str:
-    broker_addresses(servers)
-    return servers
-
-
-def _identifier(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_]{1,63}", name):
-        raise ValueError("must be 1 to 63 of a-z, 0-9 and _")
-    return name
-
-
-def _listen(address: str) -> str:
-    if address and not re.fullmatch(r"\S+:\d{1,5}", address):
-        raise ValueError("must be HOST:PORT, for example 127.0.0.1:9108")
-    return address
-
-
-Whole = Annotated[int, BeforeValidator(_not_a_bool)]
-Seconds = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
-ServerDsn = Annotated[Dsn, AfterValidator(_readable)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-Text = Annotated[str, Field(min_length=1)]
-Listen = Annotated[str, AfterValidator(_listen)]
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and every name in it known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def settings_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """A section's settings by the names that operators write."""
-    return {field.alias or name: field for name, field in section.model_fields.items()}
-
-
-class Librdkafka(Section):
-    """Properties of librdkafka that are the installation's, not ours; names with underscores."""
-
-    client_id: Text | None = Field(
-        default=None, description="name of this client in the broker's logs"
-    )
-    client_rack: Text | None = Field(
-        default=None, description="rack, to read from the nearest replica"
-    )
-    broker_address_family: Literal["any", "v4", "v6"] | None = Field(
-        default=None, description="IP version"
-    )
-    socket_timeout_ms: Whole | None = Field(
-        default=None, ge=10, le=300_000, description="of a request"
-    )
-    socket_keepalive_enable: bool | None = Field(default=None, description="TCP keepalives")
-    reconnect_backoff_max_ms: Whole | None = Field(
-        default=None, ge=0, le=3_600_000, description="ceiling"
-    )
-    security_protocol: Annotated[
-        Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None,
-        BeforeValidator(_in_lower_case),
-    ] = Field(default=None, description="how to talk to the broker")
-    sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None,
-        BeforeValidator(_in_capitals),
-    ] = Field(default=None, description="how to log in")
-    sasl_username: Text | None = Field(default=None, description="user")
-    sasl_password: SecretStr | None = Field(default=None, description="its password")
-    sasl_kerberos_service_name: Text | None = Field(
-        default=None, description="the broker's principal"
-    )
-    sasl_kerberos_principal: Text | None = Field(
-        default=None, description="this client's principal"
-    )
-    sasl_kerberos_keytab: Text | None = Field(default=None, description="file with its key")
-    ssl_ca_location: Text | None = Field(
-        default=None,
-        description="file of the certificate authorities to trust (alias `ssl_ca_file`)",
-    )
-    ssl_certificate_location: Text | None = Field(
-        default=None, description="this client's certificate"
-    )
-    ssl_key_location: Text | None = Field(default=None, description="its private key")
-    ssl_key_password: SecretStr | None = Field(
-        default=None, description="password of the private key"
-    )
-    ssl_cipher_suites: Text | None = Field(default=None, description="allowed ciphers")
-    ssl_crl_location: Text | None = Field(default=None, description="certificate revocation list")
-    ssl_endpoint_identification_algorithm: Literal["none", "https"] | None = Field(
-        default=None, description="whether the certificate must name the broker's host"
-    )
-    enable_ssl_certificate_verification: bool | None = Field(
-        default=None, description="whether the broker's certificate is checked"
-    )
-
-
-class Kafka(Librdkafka):
-    """The broker and the topics."""
-
-    bootstrap_servers: Annotated[Text, AfterValidator(_brokers)] = Field(
-        default="127.0.0.1:9092", description="`host:port`, comma separated; without a port, 9092"
-    )
-    partitions: Whole = Field(
-        default=8, ge=1, le=1_000, description="of the event topic; fixed when it is created"
-    )
-    replication_factor: Whole = Field(
-        default=-1,
-        ge=-1,
-        le=32_767,
-        description="of the topics that provision creates; -1: the broker's",
-    )
-    topic_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = Field(
-        default="sipx.", description="what the name of every topic begins with"
-    )
-    retention_days: Seconds = Field(
-        default=35, gt=0, le=36_500, description="how far back CDRs can be rebuilt from the topic"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _aliases(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        for alias, name in KAFKA_ALIASES.items():
-            if alias in values:
-                if name in values:
-                    raise ValueError(f"{alias} and {name} are the same setting: give one of them")
-                values = {**values, name: values[alias]}
-                del values[alias]
-        return values
-
-    @model_validator(mode="after")
-    def _login_is_whole(self) -> Self:
-        wants_sasl = (self.security_protocol or "").startswith("sasl")
-        if wants_sasl and self.sasl_mechanism is None:
-            raise ValueError("sasl_mechanism must be set where security_protocol is sasl_...")
-        if self.sasl_mechanism is not None and not wants_sasl:
-            raise ValueError(
-                "security_protocol must be sasl_plaintext or sasl_ssl where sasl_mechanism is set"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _brokers_speak_the_protocol(self) -> Self:
-        protocol = self.security_protocol or "plaintext"
-        for address in broker_addresses(self.bootstrap_servers):
-            if address.protocol not in ("", protocol):  # librdkafka leaves such a broker out
-                raise ValueError(
-                    f"bootstrap_servers says {address.protocol}://, security_protocol {protocol}:"
-                    " they must agree"
-                )
-        return self
-
-    def topic(self, name: str) -> str:
-        """The whole name of a topic: `topic("cdrs")` is `sipx.cdrs`."""
-        return self.topic_prefix + name
-
-    @property
-    def events_topic(self) -> str:
-        """Events, heartbeats and gaps, keyed by call-id."""
-        return self.topic("call-state-events")
-
-    def client_properties(self) -> dict[str, str | int | bool]:
-        """The properties that every librdkafka client gets, secrets in the clear."""
-        properties: dict[str, str | int | bool] = {"bootstrap.servers": self.bootstrap_servers}
-        for name in Librdkafka.model_fields:
-            value = getattr(self, name)
-            if value is not None:
-                plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-                properties[name.replace("_", ".")] = plain
-        return properties
-
-
-KAFKA_ALIASES = {"ssl_ca_file": "ssl_ca_location", "sasl_mechanisms": "sasl_mechanism"}
+MetricsListen = Annotated[
+    Listen,
+    Field(description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"),
+]
 
 
 class Server(Section):
@@ -378,9 +173,7 @@ class Reader(Section):
     shutdown_seconds: Seconds = Field(
         default=8.0, ge=0.1, le=60, description="limit of waiting for acknowledgements at the end"
     )
-    metrics_listen: Listen = Field(
-        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
-    )
+    metrics_listen: MetricsListen = ""
 
 
 class Worker(Section):
@@ -444,9 +237,7 @@ class Worker(Section):
     stall_seconds: Seconds = Field(
         default=120.0, ge=5, le=3_600, description="no progress in spite of lag ends the worker"
     )
-    metrics_listen: Listen = Field(
-        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
-    )
+    metrics_listen: MetricsListen = ""
 
 
 class Retention(Section):
@@ -490,9 +281,7 @@ class Dashboard(Section):
     privacy: Literal["full", "masked", "none"] = Field(
         default="full", description="addresses of people: shown, their ends hidden, or not shown"
     )
-    metrics_listen: Listen = Field(
-        default="", description="HOST:PORT of `/metrics`, `/healthz`, `/readyz`; empty: not served"
-    )
+    metrics_listen: MetricsListen = ""
     slots: bool = Field(
         default=True, description="look at the servers' slots itself, for when a reader is away"
     )

@@ -25,7 +25,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from ops import legacy_config
 from ops.config import Config
 from ops.config_errors import explain_validation
-from ops.config_sections import KAFKA_ALIASES, SERVER_NAME
+from ops.config_kafka import KAFKA_ALIASES
+from ops.config_values import SERVER_NAME
 from ops.errors import ConfigError
 
 PREFIX: Final = "CDRSTREAM_"

@@ -20,7 +20,7 @@ from ops.trust import certificate_fault
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
     from ops.librdkafka import Clients
 
 TIMEOUT_SECONDS: Final = 10.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from callstate.addresses import broker_addresses
 
 if TYPE_CHECKING:
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 _LIMIT_SECONDS: Final = 3.0
 

@@ -17,7 +17,7 @@ from ops.errors import OpsError
 from ops.topics import TopicState, broker_away, required, states
 
 if TYPE_CHECKING:
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 HEARTBEAT_STALE_SECONDS: Final = 60
 _TAIL_RECORDS_MAX: Final = 5_000

@@ -21,7 +21,7 @@ from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, cannot_tell, ok, warn
 from ops.doctor.dashboard import CERTIFICATE_DAYS_WARN
 
 if TYPE_CHECKING:
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 _POSTGRES_PORT: Final = 5432
 # protocol 3.0, "SSLRequest": its length, and the code that stands for no version.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ops.doctor.checks import Finding, ok, warn
 
 if TYPE_CHECKING:
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 FRESH_SECONDS: Final = 10.0
 REBALANCES_MAX: Final = 3

@@ -17,7 +17,7 @@ from ops.doctor.checks import Finding, warn
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 _GUIDE: Final = "docs/security.md says how"
 

@@ -18,7 +18,7 @@ from ops.errors import OpsError, UsageError
 from ops.topics import TIMEOUT_SECONDS, speaking_to
 
 if TYPE_CHECKING:
-    from ops.config_sections import Kafka
+    from ops.config_kafka import Kafka
 
 
 ADMIN_PROPERTIES: Final = "admin.properties"  # how Kafka's own tools get in

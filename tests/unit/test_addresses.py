@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from callstate.addresses import Address, broker_addresses
-from ops.config_sections import Kafka
+from ops.config_kafka import Kafka
 from ops.config_sources import load
 from ops.doctor import trust
 from ops.errors import ConfigError

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from ops.config import Config
-from ops.config_sections import settings_of
 from ops.config_sources import load
+from ops.config_values import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"

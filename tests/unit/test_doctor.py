@@ -11,7 +11,7 @@ import pytest
 
 from cdc.position_store import StoredPosition
 from cdc.slot import Identity
-from ops.config_sections import Kafka
+from ops.config_kafka import Kafka
 from ops.config_sources import load
 from ops.doctor import broker, clocks, command, server_slot, server_tables, servers, sink
 from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst

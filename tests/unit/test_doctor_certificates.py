@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.config_sections import Kafka
+from ops.config_kafka import Kafka
 from ops.doctor import certificates
 from ops.doctor.checks import Outcome
 from tests.self_signed import self_signed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.config_sections import Kafka
+from ops.config_kafka import Kafka
 from ops.doctor import trust
 
 AWAY = {"same_machine": False, "tls": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from callstate.topics import TopicKind, dead_letter_topic, topic_spec
 from cdc import topics as readers
 from cdc.settings import ReaderSettings
-from ops.config_sections import Kafka
+from ops.config_kafka import Kafka
 from ops.topics import required
 from stream_app import topics as workers
 from stream_app.settings import WorkerSettings
