@@ -133,9 +133,17 @@ def newer(held: StoredPosition | None, read: StoredPosition) -> StoredPosition:
 
 
 def load(
-    kafka: Mapping[str, object], topic: str, server: str, timeout_seconds: float
+    kafka: Mapping[str, object],
+    topic: str,
+    server: str,
+    timeout_seconds: float,
+    *,
+    is_there: bool = False,
 ) -> StoredPosition | None:
     """The newest position of `server`; None where none was ever stored. Blocks: run it in a thread.
+
+    With `is_there` the topic is known to exist: a broker that does not know it just started, and
+    its word must not be taken for "nothing was ever read".
 
     Raises:
         KafkaUnreachable: The topic could not be read to its end in time.
@@ -152,7 +160,7 @@ def load(
     }
     consumer = Consumer({**kafka, **own})
     try:
-        found = _newest_of(consumer, topic, server.encode(), timeout_seconds)
+        found = _newest_of(consumer, topic, server.encode(), timeout_seconds, is_there)
     except KafkaException as error:
         raise kafka_error(error.args[0], f"reading {topic}") from error
     finally:
@@ -160,18 +168,24 @@ def load(
     return found
 
 
-def _newest_of(
-    consumer: Consumer, topic: str, key: bytes, timeout_seconds: float
-) -> StoredPosition | None:
-    metadata = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic]
-    if metadata.error is not None:
-        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return None
+def _partitions_of(consumer: Consumer, topic: str, seconds: float, is_there: bool) -> list[int]:
+    metadata = consumer.list_topics(topic, timeout=seconds).topics[topic]
+    if metadata.error is None:
+        return list(metadata.partitions)
+    if metadata.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
         raise KafkaException(metadata.error)
+    if is_there:
+        raise KafkaUnreachable(f"the broker does not know {topic} yet")
+    return []
+
+
+def _newest_of(
+    consumer: Consumer, topic: str, key: bytes, timeout_seconds: float, is_there: bool
+) -> StoredPosition | None:
     # The end is what it is now: while another reader writes, "end of partition" may never come.
     ends = {
         number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout_seconds)[1]
-        for number in metadata.partitions
+        for number in _partitions_of(consumer, topic, timeout_seconds, is_there)
     }
     waiting = {number for number, end in ends.items() if end}
     if waiting:
@@ -206,9 +220,16 @@ _AWAY = frozenset(
         KafkaError._RESOLVE,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.THROTTLING_QUOTA_EXCEEDED,
     )
 )
 

@@ -114,6 +114,7 @@ class Starting:
             settings.topics.positions,
             settings.server,
             settings.connect_seconds,
+            is_there=True,
         )
         self._identity = await identify(self._opened.walsender)
         await self._clock.probe(self._opened.sql)

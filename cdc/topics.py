@@ -104,5 +104,7 @@ def _create(admin: AdminClient, missing: list[NewTopic], timeout_seconds: float)
             # Another reader that starts at the same time may have been first.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+        except TimeoutError as error:
+            raise KafkaUnreachable(f"topic {name} cannot be made: no answer") from error
         else:
             logger.info("topic_created", extra={"topic": name})

@@ -6,7 +6,7 @@ and the worker both do, so that either may come first.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -18,6 +18,20 @@ from stream_app.errors import BrokerUnavailable, TopicError
 from stream_app.settings import WorkerSettings
 
 _ANSWER_SECONDS = 5.0  # well below what an orderly end may take
+# Said while a broker starts or a cluster chooses its leaders: nobody has to change anything.
+_PASSING: Final = frozenset(
+    (
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.THROTTLING_QUOTA_EXCEEDED,
+    )
+)
 
 
 def topic_specs(settings: WorkerSettings) -> list[TopicSpec]:
@@ -43,7 +57,7 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
 
     Raises:
         TopicError: A co-partitioned topic has another number of partitions.
-        BrokerUnavailable: The broker does not answer.
+        BrokerUnavailable: The broker does not answer, or not with that yet.
     """
     heard = Heard()
     options: dict[str, Any] = {
@@ -62,6 +76,8 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         ) from error
     for spec in specs:
         known = there.get(spec.name)
+        if known is not None and known.error is not None:
+            raise BrokerUnavailable(f"topic {spec.name} cannot be used: {known.error.str()}")
         if known is not None and spec.co_partitioned and len(known.partitions) != spec.partitions:
             raise TopicError(
                 f"topic {spec.name} has {len(known.partitions)} partitions,"
@@ -79,8 +95,13 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         try:
             future.result(timeout + 5.0)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            code = error.args[0].code()
+            if code in _PASSING:
+                raise BrokerUnavailable(f"topic {name} cannot be created yet: {error}") from error
+            if code != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"topic {name} cannot be created: {error}") from error
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"topic {name} cannot be created: no answer") from error
         else:
             created.append(name)
     return created

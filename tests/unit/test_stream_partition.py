@@ -141,6 +141,32 @@ def test_unreadable_records_become_dead_letters_with_their_bytes(log: Log) -> No
     assert letters[1].value == b'{"v": 1, "server": "a", "row": {"call_id": 7}}'
 
 
+@pytest.mark.parametrize(
+    ("headers", "value"),
+    [
+        pytest.param([("kind", None)], b"{}", id="a header without a value"),
+        pytest.param([("other", None), ("kind", b"\xff")], b"{}", id="foreign headers"),
+        pytest.param(
+            [("kind", b"event")],
+            b'{"v":1,"server":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b',"row":{}}',
+            id="nested without end",
+        ),
+    ],
+)
+def test_a_record_of_strangers_stops_nothing(log: Log, headers: Any, value: bytes) -> None:
+    """Reading comes before the processor: what failed there ended the worker at each start."""
+    log.records.append(Fetched(len(log.records), None, value, headers))
+    log.beat(200)
+    one = worker()
+    one.feed(EVENTS, log.records)
+    commit = one.cut()
+    assert commit is not None
+    assert written(commit) == ["one", "two"]
+    (letter,) = commit.side_records
+    assert letter.topic == SETTINGS.dead_letter_topic
+    assert letter.value == value
+
+
 def test_gaps_go_to_the_sink_once(log: Log) -> None:
     gap = GapRecord("a", "0/1", "0/2", us(0), us(1), "slot lost")
     log.add("gap", gap_message(gap))
