@@ -6,13 +6,14 @@ they are for, because the calls may live in other partitions, come later, or nev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from callstate import events as kinds
 from callstate.call import FEW_EVENTS, CallState
 from callstate.chains import chained_calls
 from callstate.effects import AnswerReference, AskReference, Effect
-from callstate.envelope import ReferenceAsked, ReferenceKnown
+from callstate.envelope import Record, ReferenceAsked, ReferenceKnown
 from callstate.events import CallEvent
 
 _PROVES_A_CALL: Final = frozenset((kinds.REQUEST, kinds.SETUP))
@@ -53,3 +54,14 @@ def answered(answer: ReferenceKnown, state: CallState) -> bool:
         return False
     state.known |= {answer.referenced}
     return True
+
+
+def travelling(effects: Iterable[Effect]) -> list[Record]:
+    """The records that carry the questions and answers among these effects, in their order."""
+    return [
+        ReferenceAsked(effect.referenced, effect.asker)
+        if isinstance(effect, AskReference)
+        else ReferenceKnown(effect.asker, effect.referenced)
+        for effect in effects
+        if isinstance(effect, AskReference | AnswerReference)
+    ]

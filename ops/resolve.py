@@ -26,8 +26,6 @@ from callstate.call import CallState
 from callstate.cdr import Cdr, Provenance
 from callstate.config import ResolutionConfig
 from callstate.effects import (
-    AnswerReference,
-    AskReference,
     ClockStepped,
     DeadLetter,
     Effect,
@@ -35,11 +33,12 @@ from callstate.effects import (
     HideCall,
     SkewObserved,
 )
-from callstate.envelope import Heartbeat, Malformed, Record, ReferenceAsked, ReferenceKnown
+from callstate.envelope import Heartbeat, Malformed, Record
 from callstate.events import CallEvent, content_key, format_time, row_of
 from callstate.held_calls import DictStore
 from callstate.plain_rows import event_of_line
 from callstate.processor import PartitionProcessor
+from callstate.references import travelling
 from ops.cycles import without_cycle_collection
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files
@@ -210,13 +209,7 @@ def _feed(processor: PartitionProcessor, records: Sequence[Record]) -> list[Effe
     while pending:
         effects = processor.feed(pending)
         told.extend(effects)
-        pending = [
-            ReferenceAsked(effect.referenced, effect.asker)
-            if isinstance(effect, AskReference)
-            else ReferenceKnown(effect.asker, effect.referenced)
-            for effect in effects
-            if isinstance(effect, AskReference | AnswerReference)
-        ]
+        pending = travelling(effects)
     return told
 
 

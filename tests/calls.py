@@ -15,11 +15,12 @@ from typing import Any
 
 from callstate.clocks import TrafficClocks, correct
 from callstate.config import ResolutionConfig
-from callstate.effects import AnswerReference, AskReference, Effect, EmitCdr, HideCall
-from callstate.envelope import Heartbeat, Record, ReferenceAsked, ReferenceKnown
+from callstate.effects import Effect, EmitCdr, HideCall
+from callstate.envelope import Heartbeat, Record
 from callstate.events import CallEvent, Clock, parse_time_us, read_row
 from callstate.held_calls import DictStore
 from callstate.processor import PartitionProcessor
+from callstate.references import travelling
 from callstate.resolution import Verdict, resolve
 from callstate.timed import timed_in_order
 
@@ -119,19 +120,8 @@ def with_references(door: PartitionProcessor, records: Sequence[Record]) -> list
     while pending:
         effects = door.feed(pending)
         told.extend(effects)
-        pending = references(effects)
+        pending = travelling(effects)
     return told
-
-
-def references(effects: Iterable[Effect]) -> list[Record]:
-    """The records that travel between partitions because of these effects."""
-    return [
-        ReferenceAsked(effect.referenced, effect.asker)
-        if isinstance(effect, AskReference)
-        else ReferenceKnown(effect.asker, effect.referenced)
-        for effect in effects
-        if isinstance(effect, AskReference | AnswerReference)
-    ]
 
 
 def written(effects: Iterable[Effect]) -> dict[str, dict[str, Any]]:

@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from callstate.config import ResolutionConfig
-from callstate.effects import AnswerReference, AskReference, DeadLetter, EmitCdr
-from callstate.envelope import ReferenceAsked, ReferenceKnown
+from callstate.effects import DeadLetter, EmitCdr
 from callstate.events import read_row
-from callstate.held_calls import DictStore
-from callstate.processor import PartitionProcessor
+from tests.calls import processor, with_references
 
 EXAMPLES = Path(__file__).parent.parent / "data" / "examples"
 DAY = "2024-03-04T"
@@ -73,18 +70,9 @@ def example_names() -> list[str]:
 
 
 def resolve(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
-    processor = PartitionProcessor(ResolutionConfig(), DictStore())
-    pending: list[Any] = [read_row(row.get("observer") or "", row) for row in rows]
-    while pending:
-        effects = processor.feed(pending)
-        pending = [
-            ReferenceAsked(effect.referenced, effect.asker)
-            if isinstance(effect, AskReference)
-            else ReferenceKnown(effect.asker, effect.referenced)
-            for effect in effects
-            if isinstance(effect, AskReference | AnswerReference)
-        ]
-    told = list(processor.finish())
+    door = processor()
+    with_references(door, [read_row(row.get("observer") or "", row) for row in rows])
+    told = list(door.finish())
     return (
         [effect.cdr.columns() for effect in told if isinstance(effect, EmitCdr)],
         [effect for effect in told if isinstance(effect, DeadLetter)],
