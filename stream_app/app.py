@@ -107,6 +107,12 @@ def make_app(settings: WorkerSettings) -> CdrApp:
         partitions=settings.partitions,
     )
     app.tables.add(app.open_calls)
+    _add_agent(app, settings)
+    return app
+
+
+def _add_agent(app: CdrApp, settings: WorkerSettings) -> None:
+    """Who takes the batches off the two topics."""
     topic = app.topic(
         settings.events_topic,
         settings.references_topic,
@@ -126,5 +132,3 @@ def make_app(settings: WorkerSettings) -> CdrApp:
                 # Faust would restart the agent and go on behind the batch.
                 await app.crash(error)
                 raise
-
-    return app
