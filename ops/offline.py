@@ -23,7 +23,7 @@ def run_resolve(
     inputs: Sequence[str],
     *,
     reference: str | None,
-    time_correction: str | None,
+    time_correction: TimeCorrection | None,
     form: str,
     out: str,
     provenance: str | None,
@@ -32,7 +32,7 @@ def run_resolve(
     """`cdrstream resolve`; what is not given as an option is taken from the configuration."""
     config = _rules(invocation)
     if time_correction is not None:
-        config = replace(config, time_correction=TimeCorrection(time_correction))
+        config = replace(config, time_correction=time_correction)
     run(
         inputs,
         config=config,

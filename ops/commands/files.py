@@ -10,14 +10,8 @@ from typing import Annotated
 
 import typer
 
+from callstate.config import TimeCorrection
 from ops.invocation import Invocation, command
-
-
-class TimeCorrectionChoice(StrEnum):
-    """Values of --time-correction."""
-
-    AUTO = "auto"
-    OFF = "off"
 
 
 class FormatChoice(StrEnum):
@@ -87,7 +81,7 @@ def resolve(
         typer.Option("--reference", metavar="SERVER", help="Whose clock tells the time."),
     ] = None,
     time_correction: Annotated[
-        TimeCorrectionChoice | None,
+        TimeCorrection | None,
         typer.Option("--time-correction", help="Whether times are corrected by clock offsets."),
     ] = None,
     form: Annotated[FormatChoice, typer.Option("--format", help="Of the CDRs.")] = (
@@ -110,7 +104,7 @@ def resolve(
         invocation,
         inputs,
         reference=reference,
-        time_correction=None if time_correction is None else time_correction.value,
+        time_correction=time_correction,
         form=form.value,
         out=out,
         provenance=provenance,
