@@ -205,12 +205,14 @@ class Commits:
         side = [record for part in parts for record in part.side_records]
         side += [self._poison_letter(poison) for poison in written.poison]
         if self.settings.cdrs_topic:
-            refused = {poison.call.call_id for poison in written.poison}
+            silent = {poison.call.call_id for poison in written.poison} | written.superseded
             side += [
-                cdr_record(self.settings.cdrs_topic, written.apart.get(call.call_id, call))
+                cdr_record(
+                    self.settings.cdrs_topic, written.apart.get(call.call_id, call), written.swap
+                )
                 for part in parts
                 for call in part.calls
-                if call.call_id not in refused
+                if call.call_id not in silent
             ]
         if side:
             # Before the changelog: a state that remembers a question must not outlive it unsent.

@@ -37,6 +37,7 @@ _STATEMENTS: Final = Path(__file__).with_name("statements")
 _BATCH_TABLES: Final = (_STATEMENTS / "batch_tables.sql").read_bytes()
 _WRITE_CALLS: Final = (_STATEMENTS / "write_calls.sql").read_bytes()
 _REUSED: Final = (_STATEMENTS / "reused.sql").read_bytes()
+_SUPERSEDED: Final = (_STATEMENTS / "superseded.sql").read_bytes()
 
 _COPY_CDRS: Final = "COPY pg_temp.batch_cdrs FROM STDIN"
 _COPY_PROVENANCE: Final = "COPY pg_temp.batch_provenance FROM STDIN"
@@ -142,6 +143,8 @@ class Written:
     """What a transaction did; with `fenced` partitions nothing was written at all.
 
     `apart`: Call-ID to the call as it was written, where an earlier call has that Call-ID.
+    `superseded`: calls of which the table holds something newer; who wrote that tells it.
+    `swap`: the newest apply or undo of a replay that this batch came behind; 0: there was none.
     """
 
     inserted: int = 0
@@ -151,6 +154,8 @@ class Written:
     poison: tuple[Poison, ...] = ()
     fenced: frozenset[int] = frozenset()
     apart: Mapping[str, CallWrite] = field(default_factory=dict)
+    superseded: frozenset[str] = frozenset()
+    swap: int = 0
 
     def and_also(self, other: Written) -> Written:
         """Both in one transaction."""
@@ -161,6 +166,8 @@ class Written:
             self.stale + other.stale,
             self.poison + other.poison,
             apart={**self.apart, **other.apart},
+            superseded=self.superseded | other.superseded,
+            swap=max(self.swap, other.swap),
         )
 
 
@@ -339,9 +346,12 @@ class Sink:
             cursor.execute(_WRITE_CALLS)
             counts = cursor.fetchone()
         assert counts is not None
-        inserted, revised, hidden, _removed, accepted = counts
-        done = Written(inserted, revised, hidden, stale=len(calls) - accepted)
-        return self._told_apart(connection, calls, done) if done.stale else done
+        inserted, revised, hidden, _removed, accepted, swap = counts
+        done = Written(inserted, revised, hidden, stale=len(calls) - accepted, swap=swap)
+        if not done.stale:
+            return done
+        superseded = frozenset(row[0] for row in connection.execute(_SUPERSEDED))
+        return self._told_apart(connection, calls, replace(done, superseded=superseded))
 
     def _told_apart(
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite], done: Written
@@ -360,7 +370,9 @@ class Sink:
         for call_id, call in apart.items():
             names = names_of(call.provenance)
             connection.execute(_KNOW_LATER, (names, call_id, names))
-        counted = replace(done, stale=done.stale - len(later))
+        counted = replace(
+            done, stale=done.stale - len(later), superseded=done.superseded - later.keys()
+        )
         return replace(counted.and_also(again), apart=apart)
 
     def _connect(self) -> psycopg.Connection[Any]:

@@ -12,10 +12,11 @@ import orjson
 
 from ops.dashboard.scan import scan
 from ops.monitor.watched import Broker
+from stream_app.cdr_stream import REVISIONS_A_SWAP
 
 
 class Revision(NamedTuple):
-    """One telling: when it was written, by which rule, and what it changed."""
+    """One telling: its number in the database, when, by which rule, and what it changed."""
 
     number: int
     at: float
@@ -48,7 +49,7 @@ def revisions(broker: Broker, topic: str, call_id: str) -> Revisions:
             told.setdefault(
                 number,
                 Revision(
-                    number,
+                    number % REVISIONS_A_SWAP,
                     record.at,
                     str(message.get("rule") or ""),
                     str(message.get("hidden") or ""),

@@ -244,6 +244,12 @@ def _sink_checks(config: Config) -> list[Check]:
             ("sink/schema",),
         ),
         Check("sink", "records", lambda: _records(config), ("sink/privileges",)),
+        Check(
+            "sink",
+            "replays",
+            lambda: sink.replays(facts.get(), config.kafka.topic("cdrs")),
+            ("sink/privileges",),
+        ),
     ]
 
 

@@ -40,6 +40,11 @@ _PROGRESS: Final = """
 SELECT partition, extract(epoch FROM now() - updated_at)::float8 AS age_seconds, holder, watermark
 FROM sink_progress WHERE topic = %s ORDER BY partition
 """
+# As JSON: an older schema has no such columns, and is another check's affair.
+_UNTOLD: Final = """
+SELECT id FROM cdr_replays AS replay
+WHERE to_jsonb(replay)->>'swap' IS NOT NULL AND to_jsonb(replay)->>'told_at' IS NULL ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class SinkFacts:
         privileges: Table to whether it is there and may be written.
         remote_may_read: Whether `cdrremote` reads the CDRs; None without that role.
         progress: Rows of `sink_progress` for the event topic.
+        untold: Replays whose newest apply or undo was not told to all who listen to revisions.
     """
 
     database: Row
@@ -61,6 +67,7 @@ class SinkFacts:
     privileges: Mapping[str, Row]
     remote_may_read: bool | None
     progress: Sequence[Row]
+    untold: Sequence[int] = ()
 
 
 def gather(dsn: str, schema: str, events_topic: str) -> SinkFacts:
@@ -89,6 +96,7 @@ def gather(dsn: str, schema: str, events_topic: str) -> SinkFacts:
             for table, wanted in SINK_RIGHTS.items()
         }
         readable = bool(privileges["sink_progress"]["may"])
+        replays = bool(privileges["cdr_replays"]["may"])
         return SinkFacts(
             database=database,
             sipxcdr_version=newest("version_history", "version"),
@@ -96,6 +104,7 @@ def gather(dsn: str, schema: str, events_topic: str) -> SinkFacts:
             privileges=privileges,
             remote_may_read=one(_REMOTE)["may"] if database["has_remote"] else None,
             progress=connection.execute(_PROGRESS, (events_topic,)).fetchall() if readable else [],
+            untold=[row["id"] for row in connection.execute(_UNTOLD)] if replays else [],
         )
 
 
@@ -157,6 +166,18 @@ def privileges(facts: SinkFacts) -> list[Finding]:
             )
         ]
     return [ok(f"role {role} may write")]
+
+
+def replays(facts: SinkFacts, topic: str) -> list[Finding]:
+    """Whether who listens to revisions has heard of every replay that was applied or taken back."""
+    return [
+        warn(
+            f"replay {number} has changed CDRs, and who listens to {topic} does not know of all",
+            "all of it told",
+            f"cdrstream replay --resume {number}",
+        )
+        for number in facts.untold
+    ] or [ok("all that replays have changed is told")]
 
 
 def workers(facts: SinkFacts, partitions: int) -> list[Finding]:

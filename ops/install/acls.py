@@ -1,7 +1,7 @@
 """Who may do what at the broker: the least that each role needs, as Kafka's ACLs.
 
 Owns the table of rights. Topics' names are the configuration's. A reader that was broken into can
-write events and read none; a worker cannot write them; the pages and replays can only read.
+write events and read none; a worker and a replay cannot write them; the pages can only read.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def rights(config: Config) -> list[Right]:
         (Role.WORKER, status, write),
         (Role.REPLAY, events, read),
         (Role.REPLAY, references, read),
+        (Role.REPLAY, kafka.topic("cdrs"), write),  # what it applies or takes back is told
         (Role.DASHBOARD, events, read),
         (Role.DASHBOARD, dead_letter_topic(events), read),
         (Role.DASHBOARD, kafka.topic("cdrs"), read),

@@ -3,7 +3,8 @@
 Owns the swap: one transaction under the lock that the service's batches honour, so that nothing is
 written between the look and the change. A record gives way only to one that rests on as many events
 or more; whatever the service has learnt since stays. What is replaced is kept whole in
-`cdr_history`, rows' ids too, and comes back from there.
+`cdr_history`, rows' ids too, and comes back from there. Refuses to tell anybody: it leaves a mark
+that `ops.replay.telling` takes away.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ WHERE kept.replay_id = {id} AND kept.undone_at IS NULL
   AND held.replay_id = {id} AND held.revision = kept.revision
 """
 _BACK: Final = (
+    # What the replay's revision has changed, the other way round.
+    "UPDATE cdr_history AS kept SET undone_at = now(), taken_back = (SELECT"
+    " coalesce(jsonb_object_agg(key, jsonb_build_array(value->1, value->0)), '{}')"
+    " FROM jsonb_each(held.changed))"
+    " FROM chosen JOIN cdr_provenance AS held USING (call_id) WHERE kept.id = chosen.id",
     "DELETE FROM cdrs USING chosen WHERE cdrs.call_id = chosen.call_id",
     "DELETE FROM cdr_provenance USING chosen WHERE cdr_provenance.call_id = chosen.call_id",
     "INSERT INTO cdrs SELECT (jsonb_populate_record(NULL::cdrs, cdr)).* FROM chosen"
@@ -88,7 +94,6 @@ _BACK: Final = (
     "INSERT INTO cdr_provenance"
     " SELECT (jsonb_populate_record(NULL::cdr_provenance, provenance)).* FROM chosen"
     " WHERE provenance IS NOT NULL",
-    "UPDATE cdr_history SET undone_at = now() FROM chosen WHERE cdr_history.id = chosen.id",
 )
 
 
@@ -163,15 +168,22 @@ def newest_applied(connection: Connection, replay: Replay) -> int | None:
     return None if row is None else row[0]
 
 
-def apply(connection: Connection, replay: Replay) -> Applied:
-    """Puts all that can be applied in its place, in one transaction.
+def apply(connection: Connection, replay: Replay, *, listeners: bool = True) -> Applied:
+    """Puts all that can be applied in its place, in one durable transaction.
+
+    Args:
+        connection: To the sink.
+        replay: As it was when it was checked.
+        listeners: Whether revisions are told to anybody: then the replay is untold from here on.
 
     Raises:
+        OpsError: It is not as it was any more; nothing is changed.
         psycopg.Error: The database is away or refuses; nothing is changed.
     """
     names = {**table_names(replay.id), "id": sql.Literal(replay.id)}
     with connection.transaction():
-        _lock(connection)
+        _lock(connection, replay)
+        _demand_tables(connection, replay)
         connection.execute(sql.SQL(_CHOOSE).format(**names))
         connection.execute("CREATE INDEX ON chosen (call_id)")
         connection.execute(sql.SQL(_REMEMBER).format(**names))
@@ -195,23 +207,24 @@ def apply(connection: Connection, replay: Replay) -> Applied:
         left = connection.execute(
             sql.SQL("SELECT count(*) FROM {changes} WHERE applicable").format(**names)
         ).fetchone()
+        registry.begin_swap(connection, replay.id, is_told=not listeners)
         registry.set_state(connection, replay.id, State.APPLIED)
     assert left is not None
     return Applied(replaced, left[0] - replaced)
 
 
-def undo(connection: Connection, replay: Replay) -> Applied:
-    """Puts back what an applied replay has replaced, in one transaction.
+def undo(connection: Connection, replay: Replay, *, listeners: bool = True) -> Applied:
+    """Puts back what an applied replay has replaced, in one durable transaction.
 
     Raises:
-        OpsError: It is not applied.
+        OpsError: It is not applied, or not any more.
         psycopg.Error: The database is away or refuses; nothing is changed.
     """
     if replay.state is not State.APPLIED:
         raise OpsError(f"replay {replay.id} is {replay.state.value}, not applied")
     names = {"id": sql.Literal(replay.id)}
     with connection.transaction():
-        _lock(connection)
+        _lock(connection, replay)
         kept = connection.execute(
             "SELECT count(*) FROM cdr_history WHERE replay_id = %s AND undone_at IS NULL",
             (replay.id,),
@@ -219,15 +232,45 @@ def undo(connection: Connection, replay: Replay) -> Applied:
         back = connection.execute(sql.SQL(_CHOOSE_BACK).format(**names)).rowcount
         for statement in _BACK:
             connection.execute(statement.encode())
+        registry.begin_swap(connection, replay.id, is_told=not listeners)
         registry.set_state(connection, replay.id, State.UNDONE)
     assert kept is not None
     return Applied(back, kept[0] - back)
 
 
-def _lock(connection: Connection) -> None:
-    """Waits until no batch is being written, and keeps the next ones waiting."""
+def _lock(connection: Connection, replay: Replay) -> None:
+    """Waits until no batch is being written, and keeps the next ones waiting.
+
+    Raises:
+        OpsError: Somebody else has applied the replay, or taken it back, since it was looked at.
+    """
+    # Shadow tables may be lost with the database's memory, what is billed may not.
+    connection.execute("SET LOCAL synchronous_commit = on")
     connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (SWAP_LOCK_KEY,))
+    now = registry.get(connection, replay.id)
+    if (now.state, now.swap) != (replay.state, replay.swap):
+        raise OpsError(
+            f"replay {replay.id} is {now.state.value} meanwhile: somebody else was quicker",
+            f"look again: cdrstream replay show {replay.id}",
+        )
+
+
+def _demand_tables(connection: Connection, replay: Replay) -> None:
+    """Returns where the shadow tables hold what the replay has found.
+
+    They are unlogged: PostgreSQL empties them when it recovers from a crash.
+    """
+    found = connection.execute(
+        sql.SQL("SELECT count(*) FROM {changes} WHERE applicable").format(**table_names(replay.id))
+    ).fetchone()
+    wanted = replay.result["summary"]["applicable"]
+    if found is None or found[0] != wanted:
+        raise OpsError(
+            f"replay {replay.id} has lost its tables: {found and found[0]} of {wanted} changes"
+            " are left, the database has recovered from a crash since",
+            "make a new one of the same range",
+        )
 
 
 def _columns(names: tuple[str, ...], table: str | None = None) -> sql.Composed:

@@ -18,7 +18,7 @@ import typer
 from ops.config import resolution_config, worker_settings
 from ops.errors import EXIT_FAILED, OpsError, UsageError
 from ops.invocation import Invocation
-from ops.replay import applying, comparing, registry, shadow, words
+from ops.replay import applying, comparing, registry, shadow, telling, words
 from ops.replay.driving import Stopped, Tell, drive, settings_json, verify
 from ops.replay.pace import step_back
 from ops.replay.plan import Plan, Span, plan_topic, span_of
@@ -31,6 +31,7 @@ from ops.topics import demand_broker
 
 if TYPE_CHECKING:
     from ops.config import Config
+    from ops.replay.shadow import Connection
 
 
 def run_replay(
@@ -66,6 +67,9 @@ def run_replay(
             shadow.create(connection, begun.id)
         else:
             begun = registry.get(connection, resume)
+            if begun.is_untold:
+                _tell_rest(config, connection, begun)
+                return
             if begun.state is not State.RUNNING:
                 raise UsageError(f"replay {resume} is {begun.state.value}: nothing to resume")
             if begun.settings != settings_json(resolution_config(config)):
@@ -143,12 +147,19 @@ def run_apply(
     config = invocation.config
     with sink_of(config) as connection:
         chosen = registry.get(connection, replay_id)
-        applying.check(
-            chosen,
-            settings_json(resolution_config(config)),
-            accept_missing=accept_missing,
-            newest=applying.newest_applied(connection, chosen),
-        )
+        if chosen.is_untold and chosen.state is State.APPLIED:
+            _tell_rest(config, connection, chosen)
+            return
+
+        def check() -> None:
+            applying.check(
+                chosen,
+                settings_json(resolution_config(config)),
+                accept_missing=accept_missing,
+                newest=applying.newest_applied(connection, chosen),
+            )
+
+        check()
         summary = chosen.result["summary"]
         if not summary["applicable"]:
             raise OpsError(f"replay {replay_id} changes nothing")
@@ -156,13 +167,19 @@ def run_apply(
             f"{summary['applicable']} calls, {summary['minutes']['difference']:+.2f} minutes",
             err=True,
         )
+        has_listeners = _demand_listeners_way(config)
         if not is_sure:
             _agree(f"Apply replay {replay_id}?")
         with registry.held(connection, replay_id):
-            done = applying.apply(connection, chosen)
+            check()  # who was asked may have taken his time
+            if chosen.is_untold and has_listeners:
+                telling.tell(connection, config, replay_id)
+            done = applying.apply(connection, chosen, listeners=has_listeners)
+            told = telling.tell(connection, config, replay_id) if has_listeners else None
     typer.echo(f"replay {replay_id} applied: {done.replaced} calls replaced, {done.left} left")
     if done.left:
         typer.echo("  left: the service has learnt more of them since")
+    _say_told(config, told)
     typer.echo(f"  take it back: cdrstream replay undo {replay_id}")
 
 
@@ -172,15 +189,24 @@ def run_undo(invocation: Invocation, replay_id: int, *, is_sure: bool) -> None:
     Raises:
         OpsError: It is not applied, or nobody has agreed.
     """
-    with sink_of(invocation.config) as connection:
+    config = invocation.config
+    with sink_of(config) as connection:
         chosen = registry.get(connection, replay_id)
+        if chosen.is_untold and chosen.state is State.UNDONE:
+            _tell_rest(config, connection, chosen)
+            return
+        has_listeners = _demand_listeners_way(config)
         if not is_sure:
             _agree(f"Take replay {replay_id} back?")
         with registry.held(connection, replay_id):
-            done = applying.undo(connection, chosen)
+            if chosen.is_untold and has_listeners:
+                telling.tell(connection, config, replay_id)
+            done = applying.undo(connection, chosen, listeners=has_listeners)
+            told = telling.tell(connection, config, replay_id) if has_listeners else None
     typer.echo(f"replay {replay_id} undone: {done.replaced} calls put back, {done.left} left")
     if done.left:
         typer.echo("  left: the service has learnt more of them since")
+    _say_told(config, told)
 
 
 def run_drop(invocation: Invocation, replay_id: int) -> None:
@@ -227,6 +253,37 @@ def run_export(
 
 
 # -- parts ---------------------------------------------------------------------------------------
+
+
+def _demand_listeners_way(config: Config) -> bool:
+    """Whether revisions are told to anybody; said before anything is swapped if they cannot be."""
+    if not config.worker.cdr_stream:
+        return False
+    telling.demand_listeners_way(config.kafka, config.kafka.topic("cdrs"))
+    return True
+
+
+def _tell_rest(config: Config, connection: Connection, replay: Replay) -> None:
+    """What an apply or undo has changed and was not told: it was killed, or Kafka went away.
+
+    Raises:
+        OpsError: Kafka is away still.
+    """
+    topic = config.kafka.topic("cdrs")
+    if not _demand_listeners_way(config):
+        raise OpsError(
+            f"replay {replay.id} is {replay.state.value}, and who listens to {topic} does not know",
+            "worker.cdr_stream is off here: resume it where it is on",
+        )
+    with registry.held(connection, replay.id):
+        told = telling.tell(connection, config, replay.id)
+    typer.echo(f"replay {replay.id} is {replay.state.value}")
+    _say_told(config, told)
+
+
+def _say_told(config: Config, told: int | None) -> None:
+    if told is not None:
+        typer.echo(f"  {told} revisions told on {config.kafka.topic('cdrs')}")
 
 
 def _span(from_text: str | None, to_text: str | None) -> Span:

@@ -82,7 +82,7 @@ def differences(
             )
             # A call that is hidden in the replay has a row, without a record in it.
             rebuilt = None if new is None or new["start_time"] is None else new
-            yield classify(row["call_id"], _record(row["old"]), _record(rebuilt), facts)
+            yield classify(row["call_id"], record(row["old"]), record(rebuilt), facts)
 
 
 def compare(
@@ -269,15 +269,15 @@ def _values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _record(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def record(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The columns that are compared, times as everywhere else: ISO 8601 in UTC."""
     if row is None:
         return None
-    record = {name: row[name] for name in CDR_COLUMNS}
+    found = {name: row[name] for name in CDR_COLUMNS}
     for name in TIME_COLUMNS:
-        if record[name] is not None:
-            record[name] = format_time(parse_time_us(record[name]))
-    return record
+        if found[name] is not None:
+            found[name] = format_time(parse_time_us(found[name]))
+    return found
 
 
 def _is_later(told_at: datetime | None, watermark_us: int | None) -> bool:

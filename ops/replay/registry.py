@@ -49,6 +49,13 @@ class Replay:
     finished_at: datetime | None = None
     applied_at: datetime | None = None
     undone_at: datetime | None = None
+    swap: int | None = None
+    told_at: datetime | None = None
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether listeners have not heard yet of all that its newest apply or undo has changed."""
+        return self.swap is not None and self.told_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,8 @@ def listed(connection: Connection, replay_id: int | None = None) -> Iterator[Rep
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT id, state, plan, settings, result, version, created_at, finished_at,"
-            " applied_at, undone_at FROM cdr_replays WHERE id = %(id)s OR %(id)s::int8 IS NULL"
-            " ORDER BY id DESC",
+            " applied_at, undone_at, swap, told_at FROM cdr_replays"
+            " WHERE id = %(id)s OR %(id)s::int8 IS NULL ORDER BY id DESC",
             {"id": replay_id},
         )
         for row in cursor.fetchall():
@@ -122,6 +129,29 @@ def set_state(connection: Connection, replay_id: int, state: State) -> None:
         " WHERE id = %(id)s",
         {"state": state.value, "id": replay_id},
     )
+
+
+def begin_swap(connection: Connection, replay_id: int, *, is_told: bool) -> None:
+    """Numbers an apply or undo, above all before it; to be called under the lock of swaps.
+
+    The number is a time in seconds, so that it rises too where a database was restored from a copy
+    that knows less swaps than listeners have heard of. `is_told`: nobody is to be told.
+    """
+    connection.execute(
+        "UPDATE cdr_replays SET told_at = CASE WHEN %(told)s THEN now() END, swap = greatest("
+        "extract(epoch FROM clock_timestamp())::int8,"
+        " (SELECT coalesce(max(swap), 0) + 1 FROM cdr_replays)) WHERE id = %(id)s",
+        {"id": replay_id, "told": is_told},
+    )
+
+
+def note_told(connection: Connection, replay_id: int) -> None:
+    """All that it swapped has been told, durably."""
+    with connection.transaction():
+        connection.execute("SET LOCAL synchronous_commit = on")
+        connection.execute(
+            "UPDATE cdr_replays SET told_at = now() WHERE id = %s AND told_at IS NULL", (replay_id,)
+        )
 
 
 @contextmanager

@@ -160,6 +160,7 @@ def _as_object(replay: Replay) -> dict[str, Any]:
         "v": JSON_VERSION,
         "id": replay.id,
         "state": replay.state.value,
+        "untold": replay.is_untold,
         "from_us": replay.plan.span.from_us,
         "to_us": replay.plan.span.to_us,
         "source": replay.plan.source,

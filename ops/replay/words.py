@@ -60,7 +60,10 @@ def table(replay: Replay, settings: Mapping[str, Any]) -> Iterator[str]:
 
 def next_steps(replay: Replay) -> Iterator[str]:
     """What can be done with it now."""
-    if replay.state is State.DONE and replay.result["summary"]["applicable"]:
+    if replay.is_untold:
+        yield "not all who listen to revisions know what it has changed; to go on:"
+        yield f"  cdrstream replay --resume {replay.id}"
+    elif replay.state is State.DONE and replay.result["summary"]["applicable"]:
         yield "nothing has been changed; to go on:"
         yield f"  cdrstream replay show {replay.id} --changes     (each change)"
         yield f"  cdrstream replay apply {replay.id}              (put them in place)"
@@ -94,6 +97,8 @@ def list_lines(replays: Sequence[Replay]) -> Iterator[str]:
     for replay in replays:
         changed = replay.result.get("summary", {}).get("changed", "-")
         yield f"{replay.id:>5}  {replay.state.value:8} {changed:>8}  {replay.plan.span}"
+        if replay.is_untold:
+            yield f"       not told to all who listen: cdrstream replay --resume {replay.id}"
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:

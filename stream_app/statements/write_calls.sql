@@ -85,4 +85,6 @@ SELECT
     (SELECT count(*) FROM written WHERE NOT is_new) AS revised,
     (SELECT count(*) FROM accepted WHERE hidden_reason IS NOT NULL) AS hidden,
     (SELECT count(*) FROM removed) AS removed,
-    (SELECT count(*) FROM accepted) AS accepted
+    (SELECT count(*) FROM accepted) AS accepted,
+    -- Under the batch's lock: no apply or undo comes between this and the commit.
+    (SELECT coalesce(max(swap), 0) FROM cdr_replays) AS swap

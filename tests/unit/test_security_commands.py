@@ -102,9 +102,10 @@ def test_every_topic_is_written_by_who_must_and_read_by_who_needs_it():
         e.role for e in told if (e.name, e.operations) == (config.kafka.events_topic, ("Write",))
     ] == [Role.READER]
     assert writers == set(Role)
-    for role in (Role.REPLAY, Role.DASHBOARD):
+    for role, writes in ((Role.REPLAY, {config.kafka.topic("cdrs")}), (Role.DASHBOARD, set())):
         may = {op for each in told if each.role is role for op in each.operations}
-        assert may == {"Read", "Describe"}
+        assert may == {"Read", "Describe", *(["Write"] if writes else [])}
+        assert {e.name for e in told if e.role is role and "Write" in e.operations} == writes
 
 
 def test_a_worker_may_read_the_changelog_of_another():
