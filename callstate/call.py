@@ -150,22 +150,13 @@ class CallState:
 
     def to_wire(self) -> list[Any]:
         """A JSON-able form; `from_wire` reads it back, also that of older versions."""
-        late = self.late
+        fields = self.fields()
+        told, *between, events = fields[_TOLD:]
         return [
-            STATE_VERSION,
-            self.deadline_us,
-            self.closed,
-            self.dirty,
-            self.revision,
-            None if self.told is None else self.told[:],
-            self.events_dropped,
-            sorted(self.known),
-            sorted(self.askers),
-            self.gaps,
-            self.reclocked,
-            self.uses,
-            [place for place, key in enumerate(self.events) if key in late] if late else (),
-            [(*event[:-1], event.clock and event.clock[:]) for event in self.events.values()],
+            *fields[:_TOLD],
+            None if told is None else told[:],
+            *between,
+            [(*event[:-1], event.clock and event.clock[:]) for event in events],
         ]
 
     @classmethod
@@ -181,18 +172,12 @@ class CallState:
             raise ValueError(
                 f"call state of version {wire[0]!r}, this program reads {STATE_VERSION}"
             )
-        *fields, told, dropped, known, askers, gaps, reclocked, uses, late, events = wire
+        told, *between, events = wire[_TOLD:]
         return cls.of(
             (
-                *fields,
+                *wire[:_TOLD],
                 None if told is None else Cdr._make(told),
-                dropped,
-                known,
-                askers,
-                gaps,
-                reclocked,
-                uses,
-                late,
+                *between,
                 [
                     CallEvent._make((*columns, clock and Clock._make(clock)))
                     for *columns, clock in events
@@ -200,9 +185,29 @@ class CallState:
             )
         )
 
+    def fields(self) -> tuple[Any, ...]:
+        """What there is to be kept, the version first; the CDR and the events as they are."""
+        late = self.late
+        return (
+            STATE_VERSION,
+            self.deadline_us,
+            self.closed,
+            self.dirty,
+            self.revision,
+            self.told,
+            self.events_dropped,
+            sorted(self.known),
+            sorted(self.askers),
+            self.gaps,
+            self.reclocked,
+            self.uses,
+            [place for place, key in enumerate(self.events) if key in late] if late else (),
+            list(self.events.values()),
+        )
+
     @classmethod
     def of(cls, fields: Sequence[Any]) -> CallState:
-        """The state of which `to_wire` made these fields, its events and the CDR whole."""
+        """The state of which these are the `fields`."""
         state = cls()
         (
             _,
@@ -259,6 +264,7 @@ def _is_tighter(again: Clock | None, held: Clock | None) -> bool:
 
 
 _APPLIED: Final = (Applied.NEW, None)
+_TOLD: Final = 5  # place of the CDR among the fields; the events are last
 _SORTS: Final = (*sorted(EVENT_TYPES), "re-INVITE")
 _SORTS_COUNT: Final = len(_SORTS)
 

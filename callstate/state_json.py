@@ -1,7 +1,7 @@
 """A call's state as JSON and back, the short way: events go in and come out as they are.
 
-Owns the speed of `CallState.to_wire` and `from_wire`, which say what the form is: the same JSON,
-without a list a row in between. Refuses to read other versions: `from_wire` does.
+Owns the speed of `CallState.to_wire` and `from_wire`: the same JSON, without a list a row in
+between. Refuses to read other versions: `from_wire` does.
 """
 
 from __future__ import annotations
@@ -39,25 +39,7 @@ class UnreadableState(Exception):
 
 def encode_state(state: CallState) -> bytes:
     """The JSON of `state.to_wire()`."""
-    late = state.late
-    return _encode(
-        (
-            STATE_VERSION,
-            state.deadline_us,
-            state.closed,
-            state.dirty,
-            state.revision,
-            state.told,
-            state.events_dropped,
-            sorted(state.known),
-            sorted(state.askers),
-            state.gaps,
-            state.reclocked,
-            state.uses,
-            [place for place, key in enumerate(state.events) if key in late] if late else (),
-            list(state.events.values()),
-        )
-    )
+    return _encode(state.fields())
 
 
 def decode_state(encoded: bytes) -> CallState:
