@@ -3,6 +3,10 @@
 Owns the classes and the counting, as pure functions over records (mappings of the columns of
 `cdrs`, times as ISO 8601 text), for the table, for JSON Lines and for whoever shows them otherwise.
 Refuses to know where records come from: that is `ops.replay.comparing`.
+
+`ops.diff` asks whether two systems say the same of a call, and takes '' for NULL and times within a
+tolerance for equal. Here both records are ours and what differs is written, so that a difference is
+any at all, and beside its kind there is whether it may be applied.
 """
 
 from __future__ import annotations
