@@ -1,4 +1,4 @@
-"""How two sets of CDRs differ: an old resolver's and ours, or what stands there and a replay's.
+"""How two systems' CDRs differ: an old resolver's and ours. Replays have `ops.replay.diff`.
 
 Pure: rows in, values out. `classify` judges one call, `pair` walks through two sorted sets, `Tally`
 counts, `reasons` says what our provenance knows of a difference. Where rows come from and how a
