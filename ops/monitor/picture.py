@@ -10,11 +10,13 @@ Every time is in seconds since 1970 on the reference's clock; ages in seconds. N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ops.monitor.facts import Answer, Facts, Json, Rules, Slot, Told
 from ops.monitor.reasons import AWAY, NEVER, say_why
 from stream_app.metrics import best_traffic_clocks
+
+T = TypeVar("T")
 
 VERSION: Final = 1
 STALE_SECONDS: Final = 6.0  # three statuses missed
@@ -35,6 +37,7 @@ def draw(facts: Facts, rules: Rules) -> dict[str, Any]:
         if key.startswith("worker:")
     }
     partitions = _partitions(facts, rules, workers, now)
+    broker = _present(facts.broker)
     traffic = _traffic_clocks(workers, facts.now)
     servers = [
         {
@@ -58,7 +61,7 @@ def draw(facts: Facts, rules: Rules) -> dict[str, Any]:
         "partitions": partitions,
         "workers": _workers(workers, partitions, facts),
         "cdrs_per_minute": None,  # by who watches for a while: `pace`
-        "dead_letters": None if facts.broker.value is None else facts.broker.value.dead_letters,
+        "dead_letters": None if broker is None else broker.dead_letters,
         "gaps": _gaps(facts),
     }
 
@@ -70,6 +73,11 @@ def _health(answer: Answer[Any], now: float) -> dict[str, Any]:
         "error": answer.error or None,
         "failing_seconds": None if answer.failing_since is None else now - answer.failing_since,
     }
+
+
+def _present(answer: Answer[T]) -> T | None:
+    """What somebody says of this moment; who does not answer any more says nothing of it."""
+    return None if answer.error else answer.value
 
 
 def _sink(facts: Facts) -> dict[str, Any]:
@@ -91,8 +99,8 @@ def _sink(facts: Facts) -> dict[str, Any]:
         for outcome, count in (row.counters.get("terminations") or {}).items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
     return {
-        "active_calls": value.active_calls,
-        "oldest_call": value.oldest_call,
+        "active_calls": None if facts.sink.error else value.active_calls,
+        "oldest_call": None if facts.sink.error else value.oldest_call,
         "outcomes": outcomes,
         "holders": sorted({row.holder for row in value.progress if row.holder}),
         "counters": counters,
@@ -264,12 +272,10 @@ def _reference(time_us: int | None, offset_us: int | None) -> float | None:
 def _partitions(
     facts: Facts, rules: Rules, workers: Mapping[str, Told], now: float
 ) -> list[dict[str, Any]]:
-    ends = {} if facts.broker.value is None else facts.broker.value.partitions
-    stored = (
-        {}
-        if facts.sink.value is None
-        else {row.partition: row for row in facts.sink.value.progress}
-    )
+    # Where the topic ended when the broker last answered is no measure of what is read now.
+    broker, sink = _present(facts.broker), _present(facts.sink)
+    ends = {} if broker is None else broker.partitions
+    stored = {} if sink is None else {row.partition: row for row in sink.progress}
     owners: dict[int, tuple[str, Told | None, Json]] = {}
     for name, news in workers.items():
         for number, part in (news.record.get("partitions") or {}).items():

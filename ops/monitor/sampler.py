@@ -6,6 +6,7 @@ for a broker or a database: they get the newest picture, with the age of what is
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any, Final, Self
@@ -20,6 +21,8 @@ from ops.monitor.picture import draw
 from ops.monitor.sources import ask_broker, ask_sink, ask_slot
 from ops.monitor.statuses import StatusTail
 from ops.monitor.watched import Watched
+
+log = logging.getLogger(__name__)
 
 PICTURE_SECONDS: Final = 1.0
 SINK_SECONDS: Final = 1.0
@@ -56,6 +59,7 @@ class Sampler:
         )
         self._stop = threading.Event()
         self._newest: dict[str, Any] | None = None
+        self._failed = False
         self._movement = Movement()
         self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
@@ -120,19 +124,30 @@ class Sampler:
 
     def _run(self) -> None:
         self.wait_for_all()
-        self.history.begin_with(self._tail.past)
-        self._tail.past.clear()
+        self.history.begin_with(self._tail.take_past())
         while not self._stop.is_set():
-            picture = self.look()
-            verdicts = self._movement.verdicts(picture["at"], picture["partitions"])
-            for part in picture["partitions"]:
-                part["verdict"] = verdicts[part["number"]]
-            sink = picture["sink"]
-            told = sink["outcomes"] if sink["answers"] else None
-            picture["cdrs_per_minute"] = self._pace.per_minute(picture["at"], told)
-            self._newest = picture
-            self.history.add(picture)
+            failed = self._failed
+            try:
+                self._newest = self._watched_picture()
+                self._failed = False
+            except Exception:
+                # Without a picture pages fail and say so; the last one would pass for this moment.
+                self._newest, self._failed = None, True
+                if not failed:
+                    log.exception("picture_not_drawn")
             self._stop.wait(PICTURE_SECONDS)
+
+    def _watched_picture(self) -> dict[str, Any]:
+        """A picture with what only who watches for a while can say; the history takes it."""
+        picture = self.look()
+        verdicts = self._movement.verdicts(picture["at"], picture["partitions"])
+        for part in picture["partitions"]:
+            part["verdict"] = verdicts[part["number"]]
+        sink = picture["sink"]
+        told = sink["outcomes"] if sink["answers"] else None
+        picture["cdrs_per_minute"] = self._pace.per_minute(picture["at"], told)
+        self.history.add(picture)
+        return picture
 
 
 def one_look(watched: Watched) -> dict[str, Any]:

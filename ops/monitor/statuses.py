@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -50,7 +51,7 @@ class StatusTail:
         )
         self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
         self._told: dict[str, Told] = {}
-        self.past: deque[Past] = deque(maxlen=PAST_MAX)
+        self._past: deque[Past] = deque(maxlen=PAST_MAX)
         self.caught_up = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -70,6 +71,11 @@ class StatusTail:
         oldest = time.time() - _FORGOTTEN_SECONDS
         with self._lock:
             return {key: told for key, told in self._told.items() if told.at >= oldest}
+
+    def take_past(self) -> Iterator[Past]:
+        """What older records said, once. The thread may still be adding to it: a slow broker."""
+        while self._past:
+            yield self._past.popleft()
 
     def _run(self) -> None:
         try:
@@ -113,6 +119,6 @@ class StatusTail:
     def _remember(self, at: float, name: str, record: dict[str, Any]) -> None:
         offset_us, error_us = record.get("clock_offset_us"), record.get("clock_error_us")
         if name.startswith("reader:") and isinstance(offset_us, int) and isinstance(error_us, int):
-            self.past.append(
+            self._past.append(
                 Past(at, name.removeprefix("reader:"), offset_us / 1e6, error_us / 1e6)
             )

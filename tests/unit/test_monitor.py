@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,12 @@ from ops.monitor.movement import Look, Movement
 from ops.monitor.movement import judge as judge_movement
 from ops.monitor.pace import Pace
 from ops.monitor.picture import draw
+from ops.monitor.sampler import Sampler
+from ops.monitor.statuses import StatusTail
+from ops.monitor.watched import Broker, Watched
 from ops.monitor.words import duration, offset, size
 from ops.status_command import lines
+from tests.streaming import until
 
 NOW = 1_800_000_000.0
 US = 1_000_000
@@ -372,3 +377,58 @@ def test_sizes_and_offsets_in_words() -> None:
     assert size(1.5 * 1024**3) == "1.5 GiB"
     assert offset(None, None) == "not measured"
     assert offset(-5.5, 0.001) == "-5.500 s ± 0.001"
+
+
+def test_what_was_last_said_is_not_told_as_of_now() -> None:
+    """Offsets of a broker that is away would say that nothing waits; so would its dead letters."""
+    away: dict[str, Any] = {"error": "no answer", "failing_since": NOW - 20}
+    told = picture(workers={}, broker=replace(facts().broker, **away))
+    part = told["partitions"][0]
+    assert (part["begin"], part["end"], part["records"]) == (None, None, None)
+    assert told["dead_letters"] is None
+    told = picture(broker=replace(facts().broker, **away))
+    assert told["partitions"][0]["records"] == 10, "as the worker has it just now"
+    told = picture(sink=replace(facts().sink, **away))
+    assert (told["sink"]["active_calls"], told["sink"]["oldest_call"]) == (None, None)
+    assert told["partitions"][0]["stored"] is None
+
+
+def test_a_picture_that_cannot_be_drawn_is_no_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread goes on; meanwhile pages and metrics fail, and say nothing of minutes ago."""
+    import ops.monitor.sampler as module
+
+    drawn: list[float] = []
+    broken = threading.Event()
+
+    def drawing(facts: Facts, rules: Rules) -> dict[str, Any]:
+        if broken.is_set():
+            raise KeyError("a status of another version")
+        drawn.append(facts.now)
+        return draw(facts, rules)
+
+    monkeypatch.setattr(module, "draw", drawing)
+    monkeypatch.setattr(module, "PICTURE_SECONDS", 0.01)
+    monkeypatch.setattr(Sampler, "wait_for_all", lambda _self: None)
+    nobody = "host=127.0.0.1 port=1"
+    broker = Broker({"bootstrap.servers": "127.0.0.1:1"}, "sipx.", 2)
+    with Sampler(Watched(broker, nobody, "public", {}, RULES, sink_is_reference=True)) as sampler:
+        until(lambda: sampler.has_looked, "a picture")
+        broken.set()
+        until(lambda: not sampler.has_looked, "no picture any more")
+        with pytest.raises(KeyError):
+            sampler.picture()
+        broken.clear()
+        until(lambda: sampler.has_looked, "a picture again")
+        assert sampler.picture()["at"] >= drawn[0]
+
+
+def test_older_records_are_taken_while_they_still_come() -> None:
+    """A slow broker is still read when the pictures begin: nothing may die of that."""
+    tail = StatusTail(Broker({"bootstrap.servers": "127.0.0.1:1"}, "sipx.", 2))
+    for number in range(3):
+        tail._remember(NOW + number, "reader:a", {"clock_offset_us": 1, "clock_error_us": 1})
+    taken = tail.take_past()
+    assert next(taken).at == NOW
+    tail._remember(NOW + 9, "reader:a", {"clock_offset_us": 1, "clock_error_us": 1})
+    assert [past.at for past in taken] == [NOW + 1, NOW + 2, NOW + 9]
+    tail._consumer.close()
