@@ -20,7 +20,7 @@ from callstate.events import BadRow, CallEvent, Clock, read_row
 from cdc.pgoutput import EnvelopePrefix
 from cdc.rows import RowEncoder
 from ops import row_files, table_files
-from ops.errors import UsageError
+from ops.errors import OpsError, UsageError
 from ops.table_files import BadLine
 
 FORMS: Final = ("auto", "jsonl", "csv", "copy")
@@ -57,6 +57,9 @@ class IngestOptions:
     form: str = "auto"
     columns: tuple[str, ...] = ()
     clock: Clock | None = None
+
+
+_END_MARK: Final = b"\\."
 
 
 @dataclass(slots=True)
@@ -175,15 +178,44 @@ def _why_no_event(server: str, row: bytes) -> str:
 
 
 def _dump_records(lines: Iterable[bytes], options: IngestOptions) -> Iterator[Good | Bad]:
-    """A plain-text dump: only the rows of our table."""
+    """A plain-text dump: only the rows of our table.
+
+    Raises:
+        UsageError: There are none, or not as COPY has them: read as an empty table it would lose
+            everything without a word.
+        OpsError: The dump ends within a table's rows.
+    """
     numbered = enumerate(lines, 1)
+    is_there = False
     for number, line in numbered:
         columns = table_files.dump_columns(line)
         if columns is not None:
-            block = (each for _, each in numbered)
-            rows = table_files.copy_rows(block, number + 1)
+            is_there = True
+            rows = table_files.copy_rows(_block(numbered), number + 1)
             yield from _table_records(rows, table_files.encoder(columns), options)
         elif table_files.is_other_copy(line):
-            for _, each in numbered:
-                if each.rstrip() == b"\\.":
-                    break
+            for _ in _block(numbered):
+                pass
+    if not is_there:
+        raise UsageError(
+            "the dump holds no rows of call_state_events as COPY writes them",
+            "pg_dump without --inserts, --schema-only and --exclude-table-data",
+        )
+
+
+def _block(numbered: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    """A table's rows in a dump, with their end mark. A row that was cut short is not one of them.
+
+    Raises:
+        OpsError: The end mark is missing.
+    """
+    for _, line in numbered:
+        if line.rstrip(b"\r\n") == _END_MARK:
+            yield line
+            return
+        if line.endswith(b"\n"):
+            yield line
+    raise OpsError(
+        "the dump ends within a table's rows: it was cut short",
+        "ingest it whole: rows that are there already change nothing",
+    )

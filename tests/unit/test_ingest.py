@@ -10,7 +10,7 @@ import pytest
 
 from callstate.envelope import read_message
 from callstate.events import CallEvent, Clock
-from ops.errors import UsageError
+from ops.errors import OpsError, UsageError
 from ops.file_events import Bad, Counted, Good, IngestOptions, records
 from ops.table_files import TABLE_COLUMNS
 
@@ -158,3 +158,28 @@ def test_columns_that_are_not_the_tables_are_bad_usage(text: str) -> None:
 
 def test_an_empty_file(tmp_path: Path) -> None:
     assert read("") == ([], [])
+
+
+@pytest.mark.parametrize(
+    "dump",
+    [
+        "--\nINSERT INTO public.call_state_events VALUES (1, 'proxy:5060');\n",
+        "--\nCOPY public.cdrs (id) FROM stdin;\n1\n\\.\n",
+        "\n\n",
+    ],
+    ids=["with --inserts", "of other tables", "of nothing"],
+)
+def test_a_dump_without_our_rows_is_no_empty_table(dump: str) -> None:
+    with pytest.raises(UsageError, match="no rows of call_state_events"):
+        read(dump)
+
+
+def test_a_dump_that_was_cut_short_is_said_to_be() -> None:
+    whole = DUMP.index("SELECT 1;") - 1
+    for cut in range(whole):
+        told: list[Good | Bad] = []
+        lines = iter(DUMP[:cut].encode().splitlines(keepends=True) or [b"\n"])
+        with pytest.raises((OpsError, UsageError)):
+            told.extend(records(lines, IngestOptions("a"), Counted()))
+        assert not [one for one in told if isinstance(one, Bad)], "half a row is none"
+    assert len(read(DUMP[:whole])[0]) == 1
