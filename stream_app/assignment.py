@@ -24,6 +24,7 @@ from stream_app.batches import Room
 from stream_app.changelog import Restored, restore
 from stream_app.commits import FIRST_PAUSE_SECONDS, Commits
 from stream_app.errors import Retry, StreamAppError
+from stream_app.log_ends import Log, look
 from stream_app.partition import PartitionWorker, ProcessorFactory
 from stream_app.settings import WorkerSettings
 from stream_app.sink import Sink
@@ -199,6 +200,7 @@ class Assignment:
         if wanted:
             topics = (topic, self._settings.references_topic)
             holder = self._settings.worker_id
+            stored = await self._tried(turn, lambda: self._sink.positions(topic))
             epochs = await self._tried(turn, lambda: self._sink.take(topics, wanted, holder))
             restored = await self._tried(
                 turn,
@@ -210,10 +212,12 @@ class Assignment:
                     tell_left=self._tell_left,
                 ),
             )
+            logs = await self._tried(turn, lambda: look(self._settings, topics, wanted))
             for number in wanted:
                 await asyncio.sleep(0)
                 self._check(turn)
-                self._take_up(number, epochs[number], restored[number])
+                self._take_up(number, epochs[number], restored[number], logs[number])
+                self._compare(self.workers[number], stored.get(number, 0))
         self._sink.close()
         self.recovery_seconds = time.monotonic() - begun
         self.recovery_records = 0
@@ -236,7 +240,9 @@ class Assignment:
         since = time.monotonic() - 600.0
         return sum(at >= since for at in self._rebalanced)
 
-    def _take_up(self, number: int, epoch: int, restored: Restored) -> None:
+    def _take_up(
+        self, number: int, epoch: int, restored: Restored, logs: Mapping[str, Log]
+    ) -> None:
         if restored.zombie_records:
             log.warning(
                 "zombie_records_ignored",
@@ -251,7 +257,36 @@ class Assignment:
             restored.state,
             self._make_processor,
             recalling=True,
+            logs=logs,
         )
+
+    def _compare(self, worker: PartitionWorker, stored: int) -> None:
+        """Says what is not as it was left; `stored` is the position that the database has."""
+        topic, number = self._settings.events_topic, worker.partition
+        position = worker.positions[topic]
+        for name, left in worker.made_anew.items():
+            log.error(
+                "log_made_anew",
+                extra={
+                    "topic": name,
+                    "partition": number,
+                    "position": left,
+                    "advice": "the topic was deleted, or has lost its end: it is read from its"
+                    " beginning; what was in it unread may be in the servers' tables:"
+                    " `cdrstream replay --from-servers`",
+                },
+            )
+        if stored and not position and topic not in worker.made_anew:
+            log.error(
+                "state_lost",
+                extra={
+                    "topic": self._settings.changelog_topic,
+                    "partition": number,
+                    "position": stored,
+                    "advice": "the changelog was deleted: calls in progress are made again from"
+                    " all events that the topic still has, which takes a while",
+                },
+            )
 
     def on_fenced(self, number: int, epoch: int) -> None:
         """Another worker has taken a partition; the broker will tell us so in a moment."""

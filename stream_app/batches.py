@@ -123,10 +123,12 @@ class BatchConsumer(driver.Consumer):
         """Nothing: the offsets between two batches' last records are no gap (see `_new_offset`)."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """To where the partition's own state says that it is, if that is further.
+        """To where the partition's own state says that it is.
 
         The group's offsets may lag (they are committed seconds apart) or be lost (a group that was
-        away for longer than the broker keeps them); the state moves with the partition.
+        away for longer than the broker keeps them); the state moves with the partition. They may
+        be ahead, too: of a state whose changelog is gone, or of a topic that was made anew. Then
+        everything is read again that the state does not know.
 
         Trap: where nothing was ever committed the driver does not seek at all. Records that were
         fetched while partitions moved, and left, would be lost: such a partition goes back to its
@@ -134,15 +136,15 @@ class BatchConsumer(driver.Consumer):
         """
         committed = dict(await super().seek_to_committed())
         assigned = self.assignment()
-        ahead = {
+        own = {
             tp: position
             for (topic, partition), position in self.intake.positions().items()
             if (tp := TP(topic, partition)) in assigned
-            and (position > (committed.get(tp) or 0) or not committed.get(tp))
+            and (position != committed.get(tp) or not position)
         }
-        if ahead:
-            await self.seek_wait(ahead)
-        return {**committed, **ahead}
+        if own:
+            await self.seek_wait(own)
+        return {**committed, **own}
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finishes what is held, and commits it, before the partitions may go.

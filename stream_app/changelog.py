@@ -183,7 +183,10 @@ def restore(
     )
     try:
         topic = settings.changelog_topic
-        ends = _ends(consumer, settings, partitions)
+        ends = {
+            number: ends_of(consumer, TopicPartition(topic, number), settings.kafka_timeout_seconds)
+            for number in partitions
+        }
         waiting = {number for number, (low, high) in ends.items() if low < high}
         left = {number: ends[number][1] - ends[number][0] for number in waiting}
         tell_left(sum(left.values()))
@@ -214,28 +217,23 @@ def restore(
     return result
 
 
-def _ends(
-    consumer: Consumer, settings: WorkerSettings, partitions: Sequence[int]
-) -> dict[int, tuple[int, int]]:
-    """First offset and end of each partition, as of now.
+def ends_of(consumer: Consumer, place: TopicPartition, seconds: float) -> tuple[int, int]:
+    """First offset and end of a partition, as of now.
 
     The broker's sign for the end (PARTITION_EOF) comes with an empty answer only: while somebody
     writes it may never come. The end offset alone would not do: compaction may have removed the
     record before it. Whichever is first ends the reading.
+
+    Raises:
+        BrokerUnavailable: The broker does not tell it now.
     """
-    topic = settings.changelog_topic
-    found = {}
-    for number in partitions:
-        try:
-            ends = consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=settings.kafka_timeout_seconds
-            )
-        except KafkaException as error:
-            raise BrokerUnavailable(f"the changelog {topic} cannot be read: {error}") from error
-        if ends is None:
-            raise BrokerUnavailable(f"the changelog {topic} cannot be read: no answer")
-        found[number] = ends
-    return found
+    try:
+        ends = consumer.get_watermark_offsets(place, timeout=seconds)
+    except KafkaException as error:
+        raise BrokerUnavailable(f"topic {place.topic} cannot be read: {error}") from error
+    if ends is None:
+        raise BrokerUnavailable(f"topic {place.topic} cannot be read: no answer")
+    return ends
 
 
 def _apply(restored: Restored, message: Message) -> None:

@@ -85,6 +85,13 @@ class PartitionLost(StreamAppError):
     advice = "nothing to do: the other worker has the partition"
 
 
+class LogShortened(StreamAppError):
+    """A topic ends before what was read of it: it was made anew, or has lost its end."""
+
+    retry = Retry.NEVER
+    advice = "the supervisor restarts the worker, which reads that topic from its beginning"
+
+
 class Stalled(StreamAppError):
     """Partitions do not move though records wait."""
 

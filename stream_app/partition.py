@@ -29,6 +29,8 @@ from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
 from stream_app.errors import StreamAppError
+from stream_app.holes import deleted_unread, made_anew
+from stream_app.log_ends import Log
 from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted
 from stream_app.records import KafkaRecord, read_record
 from stream_app.settings import WorkerSettings
@@ -81,11 +83,13 @@ class PartitionWorker:
         make_processor: ProcessorFactory = PartitionProcessor,
         *,
         recalling: bool = False,
+        logs: Mapping[str, Log] | None = None,
     ) -> None:
         """Takes up a partition whose calls and own state have been read from the changelog.
 
         With `recalling` a batch about calls that are not in the state waits until `recall`: see
-        `wanted`.
+        `wanted`. A topic whose log in `logs` is not the one that the state speaks of is read from
+        its beginning.
 
         Raises:
             StreamAppError: A newer version of the program wrote the state.
@@ -97,6 +101,7 @@ class PartitionWorker:
         self._make_processor = make_processor
         self._table = table
         self._committed_state = state
+        self._logs: Mapping[str, Log] = logs or {}  # until the first cut, which knows them
         self._bad: set[tuple[str, int]] = set()
         self._stretch = Stretch(settings, partition)
         self._recalling = recalling
@@ -117,6 +122,13 @@ class PartitionWorker:
             self._settings.references_topic: 0,
             **told.get("positions", {}),
         }
+        self._topic_ids: dict[str, str] = dict(told.get("topics", {}))
+        self._made_anew: dict[str, int] = {}  # topic to the position in the log that is gone
+        for topic, log_now in self._logs.items():
+            if not log_now.holds(self._topic_ids.get(topic, ""), self.positions[topic]):
+                self._made_anew[topic] = self.positions[topic]
+                self.positions[topic] = 0
+            self._topic_ids[topic] = log_now.topic_id
         try:
             self.processor.restore(told.get("processor"))
         except ValueError as error:
@@ -125,6 +137,11 @@ class PartitionWorker:
                 "a newer version has written it: use that version, or a newer one",
             ) from error
         self._counted = Counted(self.processor.counters.to_json())
+
+    @property
+    def made_anew(self) -> Mapping[str, int]:
+        """Topics that are not those that were read, to the position in the log that is gone."""
+        return self._made_anew
 
     @property
     def pending_records(self) -> int:
@@ -249,6 +266,9 @@ class PartitionWorker:
     def _apply(self, topic: str, records: Sequence[KafkaRecord], read: list[Record]) -> None:
         if not records:
             return
+        position = self.positions[topic]
+        if records[0].offset > position > 0 or topic in self._made_anew:
+            read = [*self._gap_before(topic, position, records[0].offset, read), *read]
         for parsed in read:
             if type(parsed) is Gap:
                 self._stretch.gaps[parsed] = None
@@ -258,6 +278,18 @@ class PartitionWorker:
         if effects:
             source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
             self._stretch.note(effects, source)
+
+    def _gap_before(
+        self, topic: str, position: int, first: int, read: Sequence[Record]
+    ) -> Sequence[Record]:
+        """What is told of records that are gone; questions between calls have no gaps."""
+        watermark_us, left = self.processor.watermark_us, self._made_anew.pop(topic, None)
+        if left is None:
+            gap = deleted_unread(topic, self.partition, position, first, watermark_us, read)
+        else:
+            topic_id = self._topic_ids.get(topic, "")
+            gap = made_anew(topic, self.partition, left, topic_id, watermark_us, read)
+        return [gap] if topic == self._settings.events_topic else []
 
     def _feed_again_one_by_one(self) -> None:
         """From the last cut, each record alone, so that the bad ones are found and left away."""
@@ -302,6 +334,7 @@ class PartitionWorker:
         self._stretch = Stretch(self._settings, self.partition)
         self._cut_calls = stretch.calls  # until the next cut, which comes when these are written
         self._bad.clear()
+        self._logs = {}
         topic = self._settings.changelog_topic
         changelog = [
             changelog_record(
@@ -341,6 +374,7 @@ class PartitionWorker:
             {
                 "v": STATE_VERSION,
                 "positions": self.positions,
+                "topics": self._topic_ids,
                 "processor": self.processor.snapshot(),
             },
             option=orjson.OPT_NON_STR_KEYS,

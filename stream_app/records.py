@@ -23,7 +23,10 @@ class KafkaRecord(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Names and values; a stranger's may have none."""
 
 
 def read_record(record: KafkaRecord) -> Record:

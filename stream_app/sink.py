@@ -53,7 +53,7 @@ _EMPTY_BATCH: Final = (
 # one that took it before has raised the epoch, so that no row is found.
 _ADVANCE: Final = """
 UPDATE sink_progress AS held
-SET next_offset = greatest(held.next_offset, new.next_offset),
+SET next_offset = new.next_offset,
     watermark = greatest(held.watermark, new.watermark),
     counters = coalesce(new.counters, held.counters),
     updated_at = now()
@@ -221,6 +221,14 @@ class Sink:
         with _Told(self):
             rows = self._connect().execute(
                 "SELECT partition, epoch FROM sink_progress WHERE topic = %s", (topic,)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    def positions(self, topic: str) -> dict[int, int]:
+        """Partition to the next offset as of its last commit."""
+        with _Told(self):
+            rows = self._connect().execute(
+                "SELECT partition, next_offset FROM sink_progress WHERE topic = %s", (topic,)
             )
             return {row[0]: row[1] for row in rows}
 

@@ -2,6 +2,8 @@
 
 Owns the judgement. A sink or broker that is away is no stall: that is waited for.
 
+A log that is shorter than what was read of it is another one than the worker believes.
+
 Two ways to stand still: the event loop hangs (seen from a thread of its own, by a tick that stays
 old over several looks, since a process that was frozen and woke has an old tick once); or the loop
 lives but partitions with lag do not advance.
@@ -55,6 +57,23 @@ class Movement:
         return sorted(
             number for number, moved in self._moved_at.items() if now - moved >= self.stall_seconds
         )
+
+
+@dataclass(slots=True)
+class Shortening:
+    """Judges by the same figures whether a log ends before what was read of it.
+
+    It must last: a new leader learns after a moment only how far the log is acknowledged.
+    """
+
+    patience_seconds: float = 5.0
+    _since: dict[int, float] = field(default_factory=dict)
+
+    def shortened(self, now: float, lags: Mapping[int, tuple[int, int | None]]) -> list[int]:
+        """Partitions whose log has ended before their position for so long."""
+        shorter = {n for n, (position, end) in lags.items() if end is not None and end < position}
+        self._since = {number: self._since.get(number, now) for number in shorter}
+        return sorted(n for n, since in self._since.items() if now - since >= self.patience_seconds)
 
 
 class LoopWatch:

@@ -28,14 +28,21 @@ from stream_app.background import BackgroundThread
 from stream_app.batches import Room
 from stream_app.changelog import Outbox
 from stream_app.commits import Commits
-from stream_app.errors import BrokerUnavailable, Retry, SettingsError, Stalled, StreamAppError
+from stream_app.errors import (
+    BrokerUnavailable,
+    LogShortened,
+    Retry,
+    SettingsError,
+    Stalled,
+    StreamAppError,
+)
 from stream_app.partition import PartitionWorker
 from stream_app.retention import purge
 from stream_app.settings import WorkerSettings
 from stream_app.sink import ActiveRow, Sink
 from stream_app.status import StatusProducer, worker_status
 from stream_app.topics import ensure_topics
-from stream_app.watchdog import EXIT_STALLED, LoopWatch, Movement
+from stream_app.watchdog import EXIT_STALLED, LoopWatch, Movement, Shortening
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +212,7 @@ class Worker:
         self._status = StatusProducer(settings)
         self._watch = LoopWatch(settings.stall_seconds)
         self._movement = Movement(settings.stall_seconds)
+        self._shortening = Shortening()
         self.told: dict[str, Any] = self.status()  # the newest, for other threads
         self.stopping = False
 
@@ -358,13 +366,20 @@ class Worker:
         return self.assignment.ready and self.commits.figures.failing_since is None
 
     async def _judge(self, now: float) -> None:
-        """Raises Stalled where partitions, or a rebalance, stand still and nobody is away."""
+        """Raises Stalled where partitions, or a rebalance, stand still and nobody is away.
+
+        And LogShortened where a log is not the one any more that is read.
+        """
         topic = self.settings.events_topic
         assignment = self.assignment
         lags = {
             number: (worker.positions[topic], self.app.end_offset(topic, number))
             for number, worker in assignment.workers.items()
         }
+        shorter = self._shortening.shortened(now, lags)
+        if shorter:
+            names = ", ".join(map(str, shorter))
+            raise LogShortened(f"{topic} ends before what was read of it (partitions {names})")
         lags |= dict.fromkeys(assignment.fenced, (-1, 0))
         if not assignment.ready:
             lags[REBALANCE] = (-1, 0)

@@ -39,6 +39,18 @@ class Consumer(BatchConsumer):
             id="nothing of the topic was ever committed",
         ),
         pytest.param(
+            {EVENTS: 9, REFERENCES: 3},
+            {EVENTS: 7, REFERENCES: 3},
+            {EVENTS: 7},
+            id="the state is behind what was committed",
+        ),
+        pytest.param(
+            {EVENTS: 9, REFERENCES: 3},
+            {EVENTS: 0, REFERENCES: 0},
+            {EVENTS: 0, REFERENCES: 0},
+            id="the state is gone, or the topics are others",
+        ),
+        pytest.param(
             {EVENTS: None, REFERENCES: None},
             {EVENTS: 0, REFERENCES: 0},
             {EVENTS: 0, REFERENCES: 0},

@@ -16,6 +16,7 @@ from callstate.events import CallEvent
 from callstate.processor import PartitionProcessor
 from stream_app.changelog import PARTITION_KEY
 from stream_app.errors import StreamAppError
+from stream_app.log_ends import Log as BrokerLog
 from stream_app.partition import BAD_RECORDS_MAX, PartitionWorker
 from stream_app.settings import WorkerSettings
 from tests.calls import us
@@ -33,7 +34,7 @@ Fetched = namedtuple("Fetched", "offset key value headers")
 
 
 class Log:
-    """Records with rising offsets."""
+    """Log with rising offsets."""
 
     def __init__(self) -> None:
         self.records: list[Fetched] = []
@@ -165,6 +166,80 @@ def test_a_record_of_strangers_stops_nothing(log: Log, headers: Any, value: byte
     (letter,) = commit.side_records
     assert letter.topic == SETTINGS.dead_letter_topic
     assert letter.value == value
+
+
+def told_state(records: list[Any]) -> bytes:
+    """A partition's state after these records, of a topic with the identity `x`."""
+    one = worker(logs={EVENTS: BrokerLog("x", 1_000), REFERENCES: BrokerLog("y", 1_000)})
+    one.feed(EVENTS, records)
+    commit = one.cut()
+    assert commit is not None
+    (state,) = (r.value for r in commit.changelog if r.key == PARTITION_KEY)
+    assert state is not None
+    return state[9:]
+
+
+def test_records_that_were_deleted_unread_are_told_as_a_gap(log: Log) -> None:
+    read, later = log.records[:7], Log()
+    later.records += log.records
+    later.call("three", 10)
+    later.beat(200)
+    one = worker(
+        state=told_state(read), logs={EVENTS: BrokerLog("x", 11), REFERENCES: BrokerLog("y", 0)}
+    )
+    one.feed(EVENTS, later.records[8:])  # the record 7 is gone
+    commit = one.cut()
+    assert commit is not None
+    (gap,) = commit.gaps
+    assert gap[:3] == (f"{EVENTS}:0", "7", "8")
+    assert (gap.from_us, gap.to_us) == (us(95), us(200))
+    one.feed(EVENTS, later.records[8:])
+    again = one.cut()
+    assert again is None or not again.gaps, "what comes twice is no hole"
+
+
+@pytest.mark.parametrize(
+    ("topic_id", "end"),
+    [
+        pytest.param("z", 1_000, id="another topic, longer by now"),
+        pytest.param("", 5, id="a shorter log, of a broker that gives no identities"),
+        pytest.param("x", 5, id="a log that has lost its end"),
+    ],
+)
+def test_a_log_that_is_another_one_is_read_from_its_beginning(
+    log: Log, topic_id: str, end: int
+) -> None:
+    state = told_state(log.records)
+    fresh = Log()
+    fresh.call("three", 110)
+    fresh.beat(200)
+    one = worker(
+        state=state, logs={EVENTS: BrokerLog(topic_id, end), REFERENCES: BrokerLog("y", 0)}
+    )
+    assert dict(one.made_anew) == {EVENTS: 7}
+    one.feed(EVENTS, fresh.records)
+    commit = one.cut()
+    assert commit is not None
+    assert written(commit) == ["three"]
+    assert [gap.from_us for gap in commit.gaps] == [us(95)]
+    assert commit.progress.positions[EVENTS] == 4
+
+
+def test_a_log_that_is_as_it_was_left_is_read_on(log: Log) -> None:
+    state = told_state(log.records)
+    for logs in (
+        {},
+        {EVENTS: BrokerLog("x", 7)},
+        {EVENTS: BrokerLog("", 7)},
+        {EVENTS: BrokerLog("x", 70)},
+    ):
+        one = worker(state=state, logs=logs)
+        assert not one.made_anew
+        assert one.positions[EVENTS] == 7
+    older = orjson.loads(state)
+    del older["topics"]  # as older versions wrote it
+    one = worker(state=orjson.dumps(older), logs={EVENTS: BrokerLog("z", 7)})
+    assert one.positions[EVENTS] == 7
 
 
 def test_gaps_go_to_the_sink_once(log: Log) -> None:

@@ -18,7 +18,7 @@ from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, Restored, changelog_record
 from stream_app.errors import SettingsError, StreamAppError
 from stream_app.settings import WorkerSettings, faust_broker, faust_credentials
-from stream_app.watchdog import Movement
+from stream_app.watchdog import Movement, Shortening
 from tests.calls import iso
 
 
@@ -197,6 +197,15 @@ def test_only_lag_without_movement_is_a_stall() -> None:
 
 def settings(**more: Any) -> WorkerSettings:
     return WorkerSettings(**{"bootstrap_servers": "h:1, g:2", "sink_dsn": "x", **more})
+
+
+def test_only_a_log_that_stays_shorter_is_another_one() -> None:
+    shortening = Shortening(5.0)
+    assert shortening.shortened(0, {0: (7, 7), 1: (7, 9), 2: (7, None), 3: (7, 6)}) == []
+    assert shortening.shortened(4, {3: (7, 7)}) == [], "its new leader knows more by now"
+    assert shortening.shortened(5, {3: (7, 6)}) == []
+    assert shortening.shortened(9, {3: (7, 6)}) == []
+    assert shortening.shortened(10, {3: (7, 6)}) == [3]
 
 
 def test_bad_settings_name_the_setting_and_what_is_allowed() -> None:
