@@ -24,6 +24,7 @@ from ops.config import Config
 from ops.dsn import with_options
 from ops.errors import ConfigError
 from ops.moments import moment
+from ops.whole_file import whole_file
 
 COLUMNS: Final = (  # what the old interface exported, in its order
     *("callee_aor", "caller_aor", "start_time", "connect_time", "end_time"),
@@ -134,12 +135,12 @@ def run(
     columns = ALL_COLUMNS if every_column else COLUMNS
     line = csv_lines(columns, raw=raw) if form == "csv" else json_lines(columns)
     found = rows(config, begin, end, columns)
-    # Asked before anything is written: a database that is away must not cost yesterday's file.
+    # Asked before anything is written: a database that is away makes no file of a header alone.
     found = itertools.chain(list(itertools.islice(found, 1)), found)
     if out == "-":
         written = _write(sys.stdout.buffer, line, found, columns, form)
     else:
-        with open(out, "wb") as file:  # noqa: PTH123  as the user names it
+        with whole_file(out) as file:
             written = _write(file, line, found, columns, form)
     sys.stderr.write(f"{written:,} CDRs\n")
 

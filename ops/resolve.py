@@ -42,6 +42,7 @@ from callstate.references import travelling
 from ops.cycles import without_cycle_collection
 from ops.errors import UsageError
 from ops.row_files import STDIN, RowFile, lines, read_line, row_files
+from ops.whole_file import whole_file
 
 _BATCH_RECORDS = 1_000
 CSV_COLUMNS = (
@@ -282,7 +283,7 @@ def _writing(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with Path(path).open("wb") as stream:
+    with whole_file(path) as stream:
         yield stream
 
 

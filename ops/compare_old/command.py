@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import count, islice
-from pathlib import Path
 from typing import IO, Any, Final
 
 import orjson
@@ -21,6 +20,7 @@ from ops.compare_old.sides import Range, Sides, both_sides
 from ops.config import Config
 from ops.diff import Difference, Kind, Tally, pair, reasons
 from ops.errors import OpsError, UsageError
+from ops.whole_file import whole_file
 
 JSON_VERSION: Final = 1
 _CHUNK: Final = 500
@@ -80,6 +80,10 @@ def run(
         sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
     elif diff != "-":
         sys.stdout.write("\n".join(lines(tally, within, worst.calls())) + "\n")
+    if exit_code and not tally.calls:
+        raise OpsError(
+            "nothing was compared: neither side has a call in the range", "another --from or --to"
+        )
     if exit_code and tally.differing:
         raise OpsError(f"{tally.differing:,} of {tally.calls:,} calls differ")
 
@@ -90,7 +94,7 @@ def _open(diff: str | None, parts: ExitStack) -> IO[bytes] | None:
     if diff == "-":
         return sys.stdout.buffer
     try:
-        return parts.enter_context(Path(diff).open("wb"))
+        return parts.enter_context(whole_file(diff))
     except OSError as error:
         raise UsageError(f"--diff {diff}: {error.strerror}") from error
 

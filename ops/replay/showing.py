@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -21,6 +20,7 @@ from ops.replay import comparing, registry, shadow, words
 from ops.replay.diff import Kind
 from ops.replay.driving import settings_json
 from ops.replay.registry import Replay, State
+from ops.whole_file import whole_file
 
 if TYPE_CHECKING:
     from ops.config import Config
@@ -177,9 +177,9 @@ def write_lines(path: str, found: Iterable[dict[str, Any]]) -> None:
         for change in found:
             sys.stdout.write(json.dumps(change) + "\n")
         return
-    with Path(path).open("w", encoding="ascii") as stream:
+    with whole_file(path) as stream:
         for change in found:
-            stream.write(json.dumps(change) + "\n")
+            stream.write(json.dumps(change).encode("ascii") + b"\n")
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""An export that is broken off leaves no file that looks like one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ops import export
+from ops.config import Config
+from ops.stack import Stack
+from tests.streaming import database, stream_stack
+
+__all__ = ["stream_stack"]
+
+pytestmark = pytest.mark.timeout(120)
+
+DAY = {"since": "2024-03-04", "until": "2024-03-05"}
+ROWS = """
+INSERT INTO cdrs (call_id, from_tag, to_tag, caller_aor, callee_aor, start_time, termination)
+SELECT 'call-' || n, 'f', 't', 'a', 'b', timestamp '2024-03-04' + n * interval '1 s', 'C'
+FROM generate_series(1, 20000) AS n
+"""
+
+
+def test_a_database_that_ends_in_the_midst_costs_no_file(
+    stream_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "cdrs.csv"
+    out.write_text("of yesterday")
+    with database(stream_stack.sink) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(ROWS)
+        config = Config.model_validate({"sink": {"dsn": dsn}})
+        real = export.as_text
+        told = 0
+
+        def as_text(value: Any) -> str:
+            nonlocal told
+            told += 1
+            if told == 50_000:  # some thousand rows have been written
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            return real(value)
+
+        options: dict[str, Any] = {**DAY, "form": "csv", "every_column": False, "raw": False}
+        monkeypatch.setattr(export, "as_text", as_text)
+        with pytest.raises(psycopg.OperationalError):
+            export.run(config, out=str(out), **options)
+        assert out.read_text() == "of yesterday"
+        monkeypatch.setattr(export, "as_text", real)
+        export.run(config, out=str(out), **options)
+        assert len(out.read_text().splitlines()) == 20_001
+    assert [path.name for path in tmp_path.iterdir()] == ["cdrs.csv"]
