@@ -29,12 +29,23 @@ _REACH_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What the broker says of a topic; `partitions` is None where there is no such topic."""
+    """What the broker says of a topic; `partitions` is None where there is no such topic.
+
+    Attributes:
+        topic: How it must be.
+        partitions: How many it has.
+        replication_factor: Of the partition that has the fewest replicas.
+        config: Its settings at the broker.
+        leaderless: Partitions that nobody leads: nothing is read from them or written to them.
+        thin: Partitions of which not all replicas are up to date.
+    """
 
     topic: TopicSpec
     partitions: int | None
     replication_factor: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
+    leaderless: tuple[int, ...] = ()
+    thin: tuple[int, ...] = ()
 
     def setting(self, name: str) -> str | None:
         """One of the broker's settings of that topic."""
@@ -86,14 +97,19 @@ def states(
     """How each topic is now.
 
     Raises:
-        OpsError: The broker is not there.
+        OpsError: The broker is not there, or does not tell of a topic that it has.
     """
+    from confluent_kafka import KafkaException  # noqa: PLC0415
     from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
     from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
 
     with speaking_to(kafka, timeout_seconds) as admin:
         known = admin.list_topics(timeout=timeout_seconds).topics
         there = [topic for topic in topics if topic.name in known]
+        for topic in there:
+            told = known[topic.name]
+            if told.error is not None and not told.partitions:
+                raise KafkaException(told.error)  # which is not the same as having no partitions
         resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in there]
         asked = admin.describe_configs(resources, request_timeout=timeout_seconds) if there else {}
         configs = {
@@ -107,7 +123,18 @@ def states(
         partitions = known[topic.name].partitions
         replicas = min((len(part.replicas) for part in partitions.values()), default=0)
         settings = {name: str(e.value) for name, e in configs[topic.name].items()}
-        found.append(TopicState(topic, len(partitions), replicas, settings))
+        found.append(
+            TopicState(
+                topic,
+                len(partitions),
+                replicas,
+                settings,
+                leaderless=tuple(sorted(n for n, part in partitions.items() if part.leader < 0)),
+                thin=tuple(
+                    sorted(n for n, p in partitions.items() if len(p.isrs) < len(p.replicas))
+                ),
+            )
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from callstate.topics import DAY_MS
-from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, fail, ok, warn
+from ops.doctor.checks import TIME_LIMIT_SECONDS, Finding, cannot_tell, fail, ok, warn
 from ops.errors import OpsError
 from ops.topics import TopicState, broker_away, required, states
 
@@ -52,6 +52,14 @@ def _topic(state: TopicState) -> list[Finding]:
                 f"set kafka.partitions = {state.partitions}, or use a new kafka.topic_prefix",
             )
         )
+    if state.leaderless:
+        findings.append(
+            fail(
+                f"topic {name}: nobody leads partition {', '.join(map(str, state.leaderless))}",
+                "a leader: nothing is written there or read from there",
+                "which broker is down? kafka-topics.sh --describe --unavailable-partitions",
+            )
+        )
     policy = str(state.setting("cleanup.policy"))
     if set(policy.split(",")) != topic.cleanup:
         wanted_policy = ",".join(sorted(topic.cleanup))
@@ -81,7 +89,18 @@ def _topic(state: TopicState) -> list[Finding]:
 def replication(found: Sequence[TopicState]) -> list[Finding]:
     """Whether the loss of one broker loses events."""
     factors = {state.replication_factor for state in found if state.replication_factor}
-    if factors and min(factors) < 2:
+    if not factors:
+        return [cannot_tell("there is no topic with replicas")]
+    thin = [state.topic.name for state in found if state.thin]
+    if thin:
+        return [
+            warn(
+                f"not all replicas are up to date: {', '.join(thin)}",
+                "all: else the loss of one more broker stops or loses events",
+                "which broker is down? kafka-topics.sh --describe --under-replicated-partitions",
+            )
+        ]
+    if min(factors) < 2:
         return [
             warn(
                 "topics have one replica: the loss of that broker's disk loses events",

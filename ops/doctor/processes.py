@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from ops.doctor.checks import Finding, ok, warn
+from ops.doctor.checks import Finding, cannot_tell, ok, warn
 
 if TYPE_CHECKING:
     from ops.config_kafka import Kafka
@@ -23,22 +23,28 @@ _PATIENCE_SECONDS: Final = 2.5
 Record = Mapping[str, Any]
 
 
-def gather(kafka: Kafka) -> dict[str, Record]:
-    """Key to the newest status of every process that has told one just now."""
+def gather(kafka: Kafka) -> dict[str, Record] | None:
+    """Key to the newest status of every process that has told one just now.
+
+    None where the topic could not be read to its end: who is not in it may well be there.
+    """
     from ops.monitor.statuses import StatusTail  # noqa: PLC0415  Kafka's client is slow to load
 
     tail = StatusTail(kafka)
     tail.start()
     try:
-        tail.caught_up.wait(_PATIENCE_SECONDS)
+        if not tail.caught_up.wait(_PATIENCE_SECONDS):
+            return None
         since = time.time() - FRESH_SECONDS
         return {key: told.record for key, told in tail.newest().items() if told.at >= since}
     finally:
         tail.stop()
 
 
-def judge(told: Mapping[str, Record]) -> list[Finding]:
+def judge(told: Mapping[str, Record] | None) -> list[Finding]:
     """What does not fit together."""
+    if told is None:
+        return [cannot_tell("the statuses of the processes could not be read in time")]
     workers = {
         key.removeprefix("worker:"): record
         for key, record in told.items()

@@ -44,11 +44,12 @@ _SOMEBODY_CALLED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One comparison; `wrong` is empty where it adds up."""
+    """One comparison; `wrong` is empty where it adds up, `empty` where there was nothing to it."""
 
     what: str
     said: str
     wrong: str = ""
+    empty: bool = False
 
 
 def check_counters(counters: dict[str, int]) -> tuple[str, str]:
@@ -78,15 +79,25 @@ def reconcile(config: Config) -> Iterator[Finding]:
     settings = worker_settings(config)
     options = f"{_OPTIONS} -c search_path={settings.sink_schema}"
     with psycopg.connect(settings.sink_dsn, connect_timeout=5, options=options) as sink:
-        for partition, counters in sink.execute(_COUNTERS, (settings.events_topic,)):
-            yield Finding(f"partition {partition}", *check_counters(counters))
+        rows = sink.execute(_COUNTERS, (settings.events_topic,)).fetchall()
+        counted: dict[int, dict[str, int]] = dict(rows)
+        for partition in sorted({*counted, *range(settings.partitions)}):
+            counters = counted.get(partition)
+            if counters is None:
+                yield Finding(f"partition {partition}", "", "no worker has ever counted its events")
+            else:
+                yield Finding(f"partition {partition}", *check_counters(counters))
         row = sink.execute(_THROUGH, (settings.events_topic,)).fetchone()
         if row is None or row[0] is None:
-            yield Finding("sample", "no watermark yet: nothing to compare")
+            yield Finding("sample", "", "no watermark yet: no row could be looked up")
             return
         rules = settings.resolution
         waits = max(rules.max_call_seconds, rules.max_ringing_seconds, rules.failed_wait_seconds)
-        for name, server in config.servers.items():
+        for name in config.server_names:
+            server = config.servers.get(name)
+            if server is None:
+                yield Finding(f"server {name}", "has no dsn here: not looked at", empty=True)
+                continue
             dsn = server.dsn.get_secret_value()
             with psycopg.connect(dsn, connect_timeout=5, options=_OPTIONS) as source:
                 yield _sampled(name, source, sink, row[0], waits)
@@ -122,7 +133,7 @@ def _sampled(
     wrong = (
         f"not in any provenance: row {missing[0]} and {len(missing) - 1} more" if missing else ""
     )
-    return Finding(f"server {name}", said, wrong)
+    return Finding(f"server {name}", said, wrong, empty=not rows)
 
 
 def run(config: Config) -> None:
@@ -134,7 +145,7 @@ def run(config: Config) -> None:
     wrong = 0
     for finding in reconcile(config):
         wrong += bool(finding.wrong)
-        mark = "WRONG " if finding.wrong else "ok    "
+        mark = "WRONG " if finding.wrong else "none  " if finding.empty else "ok    "
         print(f"{mark}{finding.what}: {finding.wrong or finding.said}")
     if wrong:
         raise OpsError(

@@ -100,7 +100,7 @@ def run_verify(
     """Compares the digests of a range's CDRs and of their replay; fails where they differ.
 
     Raises:
-        OpsError: They differ, or records of the range are gone.
+        OpsError: They differ, records of the range are gone, or there are none at all.
     """
     step_back()
     config = invocation.config
@@ -129,6 +129,11 @@ def run_verify(
             typer.echo(line)
     if verified.missing_until_us is not None:
         raise OpsError("records of the range are gone", "a range inside the topic's retention")
+    if not verified.records:
+        raise OpsError(
+            "nothing was compared: no record of the range was read",
+            "is it the right topic, or export, and range? Readers write heartbeats all the time",
+        )
     if not verified.compared.equal:
         raise OpsError(
             "the service's CDRs are not those of the replay",

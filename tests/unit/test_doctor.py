@@ -13,7 +13,7 @@ from cdc.position_store import StoredPosition
 from cdc.slot import Identity
 from ops.config_kafka import Kafka
 from ops.config_sources import load
-from ops.doctor import broker, clocks, command, server_slot, server_tables, servers, sink
+from ops.doctor import broker, clocks, command, processes, server_slot, server_tables, servers, sink
 from ops.doctor.checks import Check, Finding, Outcome, fail, ok, run_all, warn, worst
 from ops.doctor.clocks import Measured
 from ops.doctor.server_facts import ServerFacts
@@ -316,6 +316,21 @@ class TestBroker:
     def test_one_replica_is_a_warning(self):
         assert outcome(broker.replication(self.states(replication_factor=1))) is Outcome.WARN
 
+    def test_where_nothing_could_be_looked_at_nothing_is_in_order(self):
+        none = [replace(state, partitions=None, replication_factor=None) for state in self.states()]
+        (finding,) = broker.replication(none)
+        assert (finding.outcome, "cannot tell" in finding.found) == (Outcome.WARN, True)
+        (finding,) = processes.judge(None)
+        assert (finding.outcome, "cannot tell" in finding.found) == (Outcome.WARN, True)
+
+    def test_a_partition_without_leader_or_replicas_is_named(self):
+        (finding,) = broker.topics(self.states(leaderless=(1, 3)))
+        assert finding.outcome is Outcome.FAIL
+        assert "nobody leads partition 1, 3" in finding.found
+        (finding,) = broker.replication(self.states(thin=(2,)))
+        assert finding.outcome is Outcome.WARN
+        assert "sipx.call-state-events" in finding.found
+
     def test_a_server_without_heartbeats_is_named_with_its_partitions(self):
         newest = {0: {"a": 0.5, "b": 1.0}, 1: {"a": 0.5}}
         assert outcome(broker.heartbeats(newest, ["a"], 2)) is Outcome.OK
@@ -431,13 +446,14 @@ class TestRunning:
         assert "no answer within" in result.findings[0].found
 
     def test_checks_run_side_by_side(self):
-        meeting = threading.Barrier(5, timeout=5)
+        meeting = threading.Barrier(5, timeout=60)
 
         def meets() -> list[Finding]:
             meeting.wait()
             return [ok("met")]
 
-        results = run_all([Check("a", str(number), meets) for number in range(5)])
+        five = [Check("a", str(number), meets) for number in range(5)]
+        results = run_all(five, time_limit_seconds=60)
         assert worst(result.outcome for result in results) is Outcome.OK
 
 
