@@ -104,6 +104,8 @@ def _config(kind: TopicKind, retention_ms: int) -> dict[str, str]:
             "segment.ms": str(DAY_MS // 24),
             "min.cleanable.dirty.ratio": "0.2",
             "delete.retention.ms": str(DAY_MS // 24),
+            # A call at its bound of events (a phone in a loop) is a megabyte and more.
+            "max.message.bytes": str(DEAD_LETTER_BYTES_MAX),
         }
     if kind is TopicKind.DEAD_LETTERS:
         return {**kept, "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}

@@ -28,16 +28,30 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from stream_app.errors import BrokerUnavailable, StreamAppError
+from stream_app.errors import BrokerUnavailable, ProducerEnded, StreamAppError
 from stream_app.settings import WorkerSettings
 
 PARTITION_KEY: Final = b"\x00partition"  # no call-id: NUL never gets that far
 
 # librdkafka's own words; by default they go to standard error, past every format.
 client_log = logging.getLogger("stream_app.librdkafka")
+log = logging.getLogger(__name__)
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BQ")  # format version, epoch of the writer
+
+# The client's own limit is of what is not compressed yet; the broker judges what is. A CDR of the
+# largest rows that a reader hands on must get that far.
+_RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
+# An idempotent producer that has lost its order sends nothing any more.
+_ENDED: Final = frozenset(
+    (
+        KafkaError._FATAL,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+    )
+)
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -74,12 +88,14 @@ def changelog_record(
 class Outbox:
     """Produces and waits for the broker's acknowledgement.
 
-    Idempotent and in order within a partition. Not for several threads at one time.
+    Idempotent and in order within a partition. Not for several threads at one time. A record that
+    its topic does not take for its size is told and left out: it would keep all others for ever.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._timeout = settings.kafka_timeout_seconds
         self._errors: list[str] = []
+        self._ended = ""
         self._producer = Producer(
             settings.librdkafka(
                 client_id=f"{settings.worker_id}-out",
@@ -90,6 +106,7 @@ class Outbox:
                 partitioner="murmur2_random",
                 queue_buffering_max_messages=1_000_000,
                 queue_buffering_max_kbytes=262_144,
+                message_max_bytes=_RECORD_BYTES_MAX,
                 # Also what fences a frozen worker: what it queued before is not sent after.
                 message_timeout_ms=int(self._timeout * 1_000),
                 delivery_report_only_error=True,
@@ -102,6 +119,7 @@ class Outbox:
 
         Raises:
             BrokerUnavailable: Some were not acknowledged in time; send all of them again.
+            ProducerEnded: This producer sends nothing any more.
         """
         self._errors.clear()
         count = 0
@@ -111,6 +129,8 @@ class Outbox:
         while self._producer.flush(0.5):
             if time.monotonic() > deadline:
                 raise BrokerUnavailable("records were not acknowledged in time")
+        if self._ended:
+            raise ProducerEnded(f"the broker has lost the order of our records: {self._ended}")
         if self._errors:
             raise BrokerUnavailable(f"records were not acknowledged: {self._errors[0]}")
         return count
@@ -126,13 +146,33 @@ class Outbox:
             except BufferError:  # the queue is full: wait for the broker, bounded by its timeout
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise BrokerUnavailable(f"a record cannot be produced: {error}") from error
+                self._refused(error.args[0], topic, key, value)
+                return
             else:
                 return
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._errors.append(f"{message.topic()}: {error.str()}")
+            self._refused(error, message.topic() or "", message.key(), message.value())
+
+    def _refused(
+        self, error: KafkaError, topic: str, key: bytes | None, value: bytes | None
+    ) -> None:
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            log.error(
+                "record_too_large",
+                extra={
+                    "topic": topic,
+                    "key": (key or b"").decode("utf-8", "replace")[:200],
+                    "bytes": len(value or b""),
+                    "advice": "raise max.message.bytes of that topic: what the record says is"
+                    " missing there, and a call in progress would lose it with the worker",
+                },
+            )
+        elif error.fatal() or error.code() in _ENDED:
+            self._ended = error.str()
+        else:
+            self._errors.append(f"{topic}: {error.str()}")
 
     def broker_answers(self, topic: str) -> bool:
         """Whether the broker answers at all, within three seconds."""

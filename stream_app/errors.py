@@ -78,6 +78,16 @@ class BrokerUnavailable(StreamAppError):
     advice = "check the broker; the worker goes on by itself"
 
 
+class ProducerEnded(StreamAppError):
+    """Kafka's client cannot keep the order of records any more: the broker has lost some of ours.
+
+    A topic was made anew under us, or a broker came back without what it had acknowledged.
+    """
+
+    retry = Retry.NEVER
+    advice = "the supervisor restarts the worker, which takes up from what is committed"
+
+
 class PartitionLost(StreamAppError):
     """Another worker has taken the partition: this one's epoch is over."""
 

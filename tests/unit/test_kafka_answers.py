@@ -15,7 +15,8 @@ from cdc.errors import KafkaRefused, KafkaUnreachable
 from cdc.position_store import kafka_error
 from cdc.settings import ReaderSettings
 from stream_app import topics as worker_topics
-from stream_app.errors import BrokerUnavailable, Retry, TopicError
+from stream_app.changelog import Outbox, OutRecord
+from stream_app.errors import BrokerUnavailable, ProducerEnded, Retry, TopicError
 from stream_app.settings import WorkerSettings
 
 WORKER = WorkerSettings(bootstrap_servers="nowhere:1", sink_dsn="nowhere")
@@ -131,3 +132,40 @@ def test_positions_that_a_broker_does_not_know_yet_are_not_absent(
     assert position_store.load({}, "positions", "a", 1.0) is None
     with pytest.raises(KafkaUnreachable):
         position_store.load({}, "positions", "a", 1.0, is_there=True)
+
+
+class Ended:
+    """A producer whose broker has lost the order of its records."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def produce(self, *_parts: object, **_options: object) -> None:
+        raise error(self._code)
+
+    def flush(self, _seconds: float) -> int:
+        return 0
+
+    def purge(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (KafkaError._FATAL, ProducerEnded),
+        (KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, ProducerEnded),
+        (KafkaError._TIMED_OUT, BrokerUnavailable),
+    ],
+)
+def test_a_producer_that_has_ended_is_not_asked_for_ever(code: int, told: type[Exception]) -> None:
+    """A worker tried it again and again, and waited for a broker that was there."""
+    outbox = Outbox(WORKER)
+    outbox.close()
+    outbox._producer = Ended(code)  # type: ignore[assignment]
+    with pytest.raises(told):
+        outbox.send([OutRecord("topic", b"key", b"value")])
+
+
+def test_only_a_new_producer_helps() -> None:
+    assert ProducerEnded.retry is Retry.NEVER
