@@ -92,7 +92,7 @@ class DashboardCollector:
             self._of_server(server, picture, add)
         yield from families.values()
         replays = self._boards.replays.answer
-        if replays.value is not None:
+        if replays.value is not None and not replays.error:
             yield from replay.of_registry(replays.value)
 
     def _of_server(

@@ -257,7 +257,7 @@ def _records(config: Config) -> list[Finding]:
     from ops.config import worker_settings  # noqa: PLC0415
     from ops.doctor import records  # noqa: PLC0415  readers' machines need it not
 
-    return records.judge(records.gather(worker_settings(config)))
+    return records.judge(*records.gather(worker_settings(config)))
 
 
 def _dashboard_checks(config: Config) -> list[Check]:

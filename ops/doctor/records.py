@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from callstate.effects import EmitCdr
 from callstate.held_calls import DictStore
 from callstate.processor import PartitionProcessor
-from ops.doctor.checks import Finding, ok, warn
+from ops.doctor.checks import Finding, cannot_tell, ok, warn
 from ops.doctor.server_facts import connect
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Pair(NamedTuple):
     made: Cdr | None
 
 
-def gather(settings: WorkerSettings) -> list[Pair]:
-    """A few calls of the sink, resolved again.
+def gather(settings: WorkerSettings) -> tuple[list[Pair], int]:
+    """A few calls of the sink, resolved again; and of how many more the reasons make no call.
 
     Raises:
         psycopg.Error: The sink is away, or does not answer in time.
@@ -61,11 +61,12 @@ def gather(settings: WorkerSettings) -> list[Pair]:
     finally:
         sink.close()
     rules = replace(settings.resolution, servers=())
-    return [
+    pairs = [
         again(call_id, state, rules)
         for call_id, state in calls.items()
         if not state.events_dropped and not state.uses
     ]
+    return pairs, len(names) - len(calls)
 
 
 def again(call_id: str, state: CallState, rules: ResolutionConfig) -> Pair:
@@ -84,8 +85,15 @@ def _resolved(call_id: str, state: CallState, rules: ResolutionConfig) -> Cdr | 
     return None
 
 
-def judge(pairs: Sequence[Pair]) -> list[Finding]:
+def judge(pairs: Sequence[Pair], unread: int = 0) -> list[Finding]:
     """Whether all are the same."""
+    if unread:
+        return [
+            cannot_tell(
+                f"the reasons of {unread} of {len(pairs) + unread} CDRs at random cannot be read",
+                "did a newer version write them? else report it as a bug",
+            )
+        ]
     if not pairs:
         return [ok("no CDR to look at")]
     other = [pair.call_id for pair in pairs if pair.stands != pair.made]

@@ -84,7 +84,8 @@ def run_replay(
         with sink_of(config) as connection:
             write_lines(diff, comparing.changes(connection, done.id))
     show(config, done, as_json=as_json)
-    if exit_code and done.result["summary"]["changed"]:
+    # Of what is gone nobody can say that it is the same.
+    if exit_code and (done.result["summary"]["changed"] or done.result["missing_until"]):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -237,7 +238,7 @@ def run_export(
 
     Raises:
         UsageError: A range that cannot be, or a folder that holds something.
-        OpsError: The broker is away.
+        OpsError: The broker is away, or not all of the range was there to be written.
     """
     from ops.replay.exporting import export_events  # noqa: PLC0415  on demand
 
@@ -255,6 +256,16 @@ def run_export(
         )
     records = sum(file.records for file in done.files)
     typer.echo(f"{records} records in {len(done.files)} files: {out}")
+    if plan.missing_until_us is not None:
+        raise OpsError(
+            "records of the range are gone: the export holds what the topic's retention has left",
+            "a range inside the retention; a replay of this export will say the same",
+        )
+    if not records:
+        raise OpsError(
+            "nothing was exported: the topic holds no record of the range",
+            "is it the right topic and range? Readers write heartbeats all the time",
+        )
 
 
 # -- parts ---------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def span_of(from_text: str, to_text: str, now_us: int | None = None) -> Span:
         UsageError: Not times, the wrong way round, or in the future.
     """
     if now_us is None:
-        now_us = time.time_ns() // 1_000
+        now_us = _now_us()
     times = []
     for option, text in (("--from", from_text), ("--to", to_text)):
         try:
@@ -186,8 +186,10 @@ def plan_topic(
             low, high = _ends(consumer, topic, number)
             start = high if starts[number] is None else max(low, starts[number] or 0)
             first_us = None
-            if low > 0 and start == low and low < high:
-                first_us = _written_at(consumer, topic, number, low)
+            if low > 0 and start == low:
+                # Nothing is left at all: then up to this moment.
+                left = low < high
+                first_us = _written_at(consumer, topic, number, low) if left else _now_us()
             from_, to_ = _ends(consumer, references_topic, number) if has_references else (0, 0)
             parts.append(PartPlan(number, start, high, from_, to_, first_us))
     except KafkaException as error:
@@ -202,6 +204,10 @@ def plan_topic(
 
 def _ends(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
     return ends_of(consumer, TopicPartition(topic, number), _TIMEOUT_SECONDS)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
 
 
 def _written_at(consumer: Consumer, topic: str, number: int, offset: int) -> int:

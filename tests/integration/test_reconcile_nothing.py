@@ -1,4 +1,4 @@
-"""`doctor --reconcile` and `replay verify` where there is nothing to compare: no all-clear."""
+"""Where there is nothing to compare, or a part of it is gone: no command says that all is well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.cli_kit import cdrstream
 from tests.replay_kit import bed, config_of
@@ -54,3 +56,25 @@ def test_two_digests_of_nothing_are_no_proof(bed: Bed, tmp_path: Path) -> None:
     told = cdrstream("replay", "verify", *SPAN, config=config)
     assert told.returncode == 0, told.stderr
     assert "the same: 0 CDRs" in told.stdout, "readers were there, and nobody called"
+
+
+def test_a_partition_of_which_nothing_is_left_is_a_hole(bed: Bed, tmp_path: Path) -> None:
+    """What is left of it tells no time, so nothing would tell that records are missing."""
+    config = config_of(bed, tmp_path / "cdrstream.toml")
+    export, again = tmp_path / "export", tmp_path / "again"
+    empty = cdrstream("export-events", *SPAN, "--out", str(export), config=config)
+    assert (empty.returncode, "nothing was exported" in empty.stderr) == (1, True)
+    bed.beat(0)
+    bed.flush()
+    whole = cdrstream("replay", *SPAN, "--exit-code", config=config)
+    assert whole.returncode == 0, whole.stderr
+    topic = bed.settings.events_topic
+    gone = TopicPartition(topic, 2, bed.ends()[2])
+    admin = AdminClient({"bootstrap.servers": bed.settings.bootstrap_servers})
+    admin.delete_records([gone])[gone].result(20)
+    part = cdrstream("replay", *SPAN, "--exit-code", config=config)
+    assert (part.returncode, "retention has eaten them" in part.stderr) == (1, True)
+    verified = cdrstream("replay", "verify", *SPAN, config=config)
+    assert (verified.returncode, "records of the range are gone" in verified.stderr) == (1, True)
+    told = cdrstream("export-events", *SPAN, "--out", str(again), config=config)
+    assert (told.returncode, "retention has left" in told.stderr) == (1, True)

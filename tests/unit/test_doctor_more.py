@@ -275,4 +275,5 @@ def test_a_record_that_somebody_wrote_into_is_found() -> None:
 
 def test_no_record_is_no_fault() -> None:
     assert records.judge([])[0].outcome is Outcome.OK
+    assert records.judge([], unread=2)[0].outcome is Outcome.WARN, "nothing was compared"
     assert records.again("call", CallState(), ResolutionConfig()) == ("call", None, None)
