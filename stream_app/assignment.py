@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +28,7 @@ from stream_app.errors import Retry, StreamAppError
 from stream_app.log_ends import Log, look
 from stream_app.partition import PartitionWorker, ProcessorFactory
 from stream_app.settings import WorkerSettings
-from stream_app.sink import Sink
+from stream_app.sink import Sink, tell_went_back
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ class Assignment:
                 await asyncio.sleep(0)
                 self._check(turn)
                 self._take_up(number, epochs[number], restored[number], logs[number])
-                self._compare(self.workers[number], stored.get(number, 0))
+                self._compare(self.workers[number], *stored.get(number, (0, None)))
         self._sink.close()
         self.recovery_seconds = time.monotonic() - begun
         self.recovery_records = 0
@@ -260,8 +261,8 @@ class Assignment:
             logs=logs,
         )
 
-    def _compare(self, worker: PartitionWorker, stored: int) -> None:
-        """Says what is not as it was left; `stored` is the position that the database has."""
+    def _compare(self, worker: PartitionWorker, stored: int, watermark: datetime | None) -> None:
+        """Says what is not as it was left; the position and watermark are the database's."""
         topic, number = self._settings.events_topic, worker.partition
         position = worker.positions[topic]
         for name, left in worker.made_anew.items():
@@ -276,6 +277,8 @@ class Assignment:
                     " `cdrstream replay --from-servers`",
                 },
             )
+        if stored < position:
+            tell_went_back(topic, number, position, stored, watermark)
         if stored and not position and topic not in worker.made_anew:
             log.error(
                 "state_lost",

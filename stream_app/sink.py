@@ -59,8 +59,10 @@ SET next_offset = new.next_offset,
     updated_at = now()
 FROM unnest(%s::text[], %s::int4[], %s::int8[], %s::int8[], %s::timestamptz[], %s::jsonb[])
     AS new (topic, partition, epoch, next_offset, watermark, counters)
+    JOIN sink_progress AS before USING (topic, partition)
 WHERE held.topic = new.topic AND held.partition = new.partition AND held.epoch = new.epoch
-RETURNING held.topic, held.partition
+RETURNING held.topic, held.partition, held.epoch, before.next_offset, before.watermark,
+    held.next_offset
 """
 
 _TAKE: Final = """
@@ -171,6 +173,9 @@ class Written:
         )
 
 
+_Place = tuple[str, int, int]  # topic, partition, epoch
+
+
 class ActiveRow(NamedTuple):
     """A call in progress as the database has it; times are aware."""
 
@@ -194,6 +199,7 @@ class Sink:
         self._schema = schema
         self._name = name
         self._connection: psycopg.Connection[Any] | None = None
+        self._advanced: dict[_Place, int] = {}  # to which offset, in the newest commit
 
     def close(self) -> None:
         """Closes the connection; the next call makes a new one."""
@@ -224,13 +230,14 @@ class Sink:
             )
             return {row[0]: row[1] for row in rows}
 
-    def positions(self, topic: str) -> dict[int, int]:
-        """Partition to the next offset as of its last commit."""
+    def positions(self, topic: str) -> dict[int, tuple[int, datetime | None]]:
+        """Partition to the next offset and the watermark as of its last commit."""
         with _Told(self):
             rows = self._connect().execute(
-                "SELECT partition, next_offset FROM sink_progress WHERE topic = %s", (topic,)
+                "SELECT partition, next_offset, watermark FROM sink_progress WHERE topic = %s",
+                (topic,),
             )
-            return {row[0]: row[1] for row in rows}
+            return {row[0]: (row[1], row[2]) for row in rows}
 
     def recall(self, call_ids: Collection[str]) -> dict[str, CallState]:
         """Calls as they were told last; who was never told, or is purged, is not in it.
@@ -291,14 +298,17 @@ class Sink:
                 with connection.transaction():
                     # The slow part first: the fence's row lock is held for one short statement.
                     done = self._write_calls(connection, calls)
-                    self._advance(connection, progress)
+                    advanced = self._advance(connection, progress)
                     for gap in gaps:
                         connection.execute(_ADD_GAP, _gap_row(gap))
-                    return done
             except _Fenced as fenced:
                 return Written(fenced=fenced.partitions)
+            self._advanced.update(advanced)
+            return done
 
-    def _advance(self, connection: psycopg.Connection[Any], progress: Sequence[Progress]) -> None:
+    def _advance(
+        self, connection: psycopg.Connection[Any], progress: Sequence[Progress]
+    ) -> Mapping[_Place, int]:
         rows = [
             (
                 topic,
@@ -314,12 +324,19 @@ class Sink:
             )
         ]
         if not rows:
-            return
-        found = connection.execute(_ADVANCE, [list(column) for column in zip(*rows, strict=True)])
+            return {}
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        found = connection.execute(_ADVANCE, columns).fetchall()
         held = {(row[0], row[1]) for row in found}
         lost = frozenset(row[1] for row in rows if (row[0], row[1]) not in held)
         if lost:
             raise _Fenced(lost)
+        leading = {next(iter(part.positions)) for part in progress}  # whose rows have watermarks
+        for topic, partition, epoch, before, watermark, _ in found:
+            was = self._advanced.get((topic, partition, epoch), 0)
+            if before < was and topic in leading:
+                tell_went_back(topic, partition, was, before, watermark)
+        return {(row[0], row[1], row[2]): row[5] for row in found}
 
     def _write_calls(
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
@@ -400,6 +417,28 @@ class Sink:
             self._connection.execute(path)
             self._connection.execute(_BATCH_TABLES)
         return self._connection
+
+
+def tell_went_back(
+    topic: str, partition: int, was: int, found: int, watermark: datetime | None
+) -> None:
+    """The database has forgotten commits that it had confirmed; Kafka does not tell them again."""
+    log.error(
+        "sink_went_back",
+        extra={
+            "topic": topic,
+            "partition": partition,
+            "position": was,
+            "found": found,
+            "advice": "a standby that was behind was promoted, or a backup restored: `cdrstream"
+            f" replay --from {_told(watermark)} --to {_told(datetime.now(UTC))}` finds the CDRs"
+            " that are missing",
+        },
+    )
+
+
+def _told(moment: datetime | None) -> str:
+    return "TIME" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Fenced(Exception):

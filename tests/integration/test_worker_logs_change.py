@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psycopg
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -151,3 +152,34 @@ def test_a_changelog_that_is_gone_is_made_again_from_the_events(bed: Bed) -> Non
     assert second.logged("state_lost")
     assert bed.query("SELECT termination FROM cdrs") == [("C",), ("C",)]
     assert second.stop() == 0
+
+
+def test_a_database_that_has_forgotten_commits_is_told(bed: Bed) -> None:
+    """A standby that was behind was promoted: Kafka tells nobody again what it has forgotten."""
+    worker = bed.worker()
+    worker.wait_assigned()
+    put_calls(bed, [f"kept-{n}" for n in range(20)], 0)
+    until(lambda: len(bed.cdr_ids()) == 20, "the calls")
+    until(lambda: bed.committed() == bed.ends(), "everything is committed")
+    forget_commits(bed)
+    put_calls(bed, ["later"], 1_000)
+    until(lambda: "later" in bed.cdr_ids(), "the later call")
+    until(lambda: worker.log().count("sink_went_back") == 4, "each partition")
+    assert "cdrstream replay --from 20" in worker.log()
+    put_calls(bed, ["more"], 2_000)
+    until(lambda: "more" in bed.cdr_ids(), "one more")
+    until(lambda: bed.committed() == bed.ends(), "everything is committed again")
+    assert worker.log().count("sink_went_back") == 4, "once"
+    assert worker.stop() == 0
+    forget_commits(bed)  # while no worker runs
+    second = bed.worker("w2")
+    second.wait_assigned()
+    until(lambda: second.log().count("sink_went_back") == 4, "each partition")
+    assert not second.logged("state_lost")
+    assert second.stop() == 0
+
+
+def forget_commits(bed: Bed) -> None:
+    """The last commit of each partition is gone, for those who connect from now on."""
+    with psycopg.connect(bed.settings.sink_dsn) as connection:
+        connection.execute("UPDATE sink_progress SET next_offset = next_offset - 1")
