@@ -127,6 +127,11 @@ class ClockTracker:
         self.drift.add(measured)
         self._held = measured
 
+    def forget(self) -> None:
+        """Another clock stands in its place."""
+        self._held = None
+        self.drift.begin_anew()
+
     def clock(self, now_us: int) -> Clock | None:
         """The stamp for records, its bound widened to now; None before the first measurement."""
         held = self._held

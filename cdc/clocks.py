@@ -37,7 +37,15 @@ class ServerClock:
         self._metrics = metrics
         self._tracker = ClockTracker()
         self._reference: Connection | None = None
+        self._machine: object = None
         self._is_reference = settings.reference or settings.reference_dsn == settings.dsn
+
+    def belongs_to(self, machine: object) -> None:
+        """Whose clock it is: a promoted standby has one of its own, and nothing is known of it."""
+        if self._machine not in (None, machine):
+            self._tracker.forget()
+            self._metrics.clock_offset_us = self._metrics.clock_error_us = None
+        self._machine = machine
 
     def stamp(self) -> Clock | None:
         """What is known of the offset until the next heartbeat; None where nothing is."""
@@ -59,16 +67,18 @@ class ServerClock:
             return
         rounds = self._settings.probe_rounds
         try:
-            if self._reference is None or self._reference.closed:
-                self._reference = await connect_sql(
-                    self._settings.reference_dsn, connect_seconds=self._settings.connect_seconds
-                )
-            reference = await read_clock(self._reference, rounds)
-        except CdcError as error:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                if self._reference is None or self._reference.closed:
+                    self._reference = await connect_sql(
+                        self._settings.reference_dsn,
+                        connect_seconds=self._settings.connect_seconds,
+                    )
+                reference = await read_clock(self._reference, rounds)
+        except (CdcError, TimeoutError) as error:
             self._metrics.clock_probe_failures_total += 1
             logger.warning(
                 "clock_reference_unreachable",
-                extra={"server": self._settings.server, "reason": str(error)},
+                extra={"server": self._settings.server, "reason": str(error) or "no answer"},
             )
             await self.close()
             return

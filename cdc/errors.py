@@ -192,6 +192,16 @@ class ProtocolBroken(CdcError):
     advice = "Please report it, with the server's version."
 
 
+class ReaderBroken(CdcError):
+    """Something that the reader does not expect: the fault is in it."""
+
+    retry = Retry.MANUAL
+    advice = (
+        "Please report it, with the traceback in the log. Nothing is lost: the next start goes on"
+        " at the stored position."
+    )
+
+
 class KafkaUnreachable(CdcError):
     """No broker answers."""
 

@@ -92,8 +92,12 @@ class Markers:
         """The server's clock was set: what it showed before is told by what it shows now.
 
         Else progress by the old clock, corrected by the new offset, would run ahead of the truth by
-        as much as the clock was set back.
+        as much as the clock was set back. Set forward it falls behind until the next marker, which
+        does no harm; and a clock that seems to be set forward may be our own stopwatch that stood
+        (a machine that was frozen), when what was written meanwhile is still to come.
         """
+        if moved_us >= 0:
+            return
         if self.progress_us is not None:
             self.progress_us += moved_us
         self._waiting = deque(Marker(m.lsn, m.time_us + moved_us) for m in self._waiting)

@@ -133,6 +133,7 @@ class Decoder:
 
     Attributes:
         codec: Of the text, where the server does not convert it.
+        ours: Identities of our tables; empty: any table of that name is ours.
         described: Columns of our tables as the stream described them since this was last emptied.
     """
 
@@ -142,6 +143,7 @@ class Decoder:
         self.in_transaction = False
         self.transaction_rows = 0
         self.codec = "utf-8"
+        self.ours: frozenset[int] = frozenset()
         self.described: list[tuple[str, tuple[Column, ...]]] = []
         self._routes = routes
         self._relations: dict[int, tuple[RowEncoder, Route] | None] = {}
@@ -224,7 +226,8 @@ class Decoder:
         except ValueError as bad:
             raise ProtocolError("a relation message ends early") from bad
         route = self._routes.get(name)
-        if route is None:
+        # A publication of all tables carries an archive of the same name in another schema, too.
+        if route is None or (self.ours and relation not in self.ours):
             self._relations[relation] = None
         else:
             self._relations[relation] = (RowEncoder(columns, route.key_column, self.codec), route)

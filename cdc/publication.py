@@ -37,10 +37,12 @@ class Published:
         tables: Names, the call events' table first.
         coverage: Identity of the publication, of these tables and of their membership. Rows
             written while a table was out of it never reach the stream, and nothing else says so.
+        oids: Identities of these tables. Those of other schemas may have the same names.
     """
 
     tables: tuple[str, ...]
     coverage: str
+    oids: frozenset[int]
 
 
 async def check_publication(conn: Connection, publication: str) -> Published:
@@ -72,4 +74,5 @@ async def check_publication(conn: Connection, publication: str) -> Published:
             )
     tables = tuple(table for table in (CALL_TABLE, OBSERVER_TABLE) if table in ours)
     members = ",".join(ours[table][4] for table in tables)
-    return Published(tables, f"{rows[0][1]}:{members}")
+    oids = frozenset(int(ours[table][4].partition(".")[0]) for table in tables)
+    return Published(tables, f"{rows[0][1]}:{members}", oids)

@@ -44,6 +44,16 @@ _POISON: Final = frozenset(
     )
 )
 
+# The producer is at its end with these; they come before its last word, or in place of it.
+_BROKEN_ORDER: Final = frozenset(
+    (
+        KafkaError._FATAL,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+    )
+)
+
 # Defaults that an operator may change...
 _DEFAULTS: Final[Mapping[str, object]] = {
     "client.id": "cdrstream-reader",
@@ -86,11 +96,14 @@ Headers = list[tuple[str, str | bytes | None]]
 class Publisher:
     """One producer and the positions of what was given to it.
 
+    `history` is which history of the server the positions are of; None: of none yet.
+
     Delivery reports and errors are heard only inside `pump`, on the event loop's thread.
     """
 
     def __init__(self, settings: ReaderSettings, metrics: ReaderMetrics) -> None:
         self.positions = Positions()
+        self.history: object = None
         self._settings = settings
         self._metrics = metrics
         self.failure: CdcError | None = None
@@ -192,7 +205,7 @@ class Publisher:
         if error.code() in _POISON and not topic.endswith(dead_letter_topic("")):
             self._dead_letter(error, message, batch)
         else:
-            self._fail(kafka_error(error, f"a record for {topic} was refused"))
+            self._fail(_failure(error, f"a record for {topic} was refused"))
 
     def _dead_letter(self, error: KafkaError, message: Any, batch: Batch) -> None:
         """Puts the record where it can be looked at; the batch waits for that instead."""
@@ -215,7 +228,7 @@ class Publisher:
             except KafkaException:
                 continue  # too large for this producer: whole is not possible
             return
-        self._fail(kafka_error(error, f"a dead letter of {topic} was refused"))
+        self._fail(_failure(error, f"a dead letter of {topic} was refused"))
 
     def _dead_letter_reporter(
         self, batch: Batch, topic: str, key: bytes, value: bytes, sent: int
@@ -229,7 +242,7 @@ class Publisher:
                 cut = _Refused(topic, key, value[:_CUT_BYTES])
                 self._dead_letter(error, cut, batch)
             else:
-                self._fail(kafka_error(error, f"a dead letter of {topic} was refused"))
+                self._fail(_failure(error, f"a dead letter of {topic} was refused"))
 
         return report
 
@@ -242,10 +255,10 @@ class Publisher:
         partition: int | None = None,
         kind: str | None = None,
         done: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Sends a record of our own (heartbeat, position, status), behind what was published.
 
-        A full queue drops it: the next one says more.
+        A full queue drops it: the next one says more. What nothing says again: `deliver`.
 
         Args:
             topic: Where to.
@@ -254,11 +267,14 @@ class Publisher:
             partition: A fixed partition instead of the key's.
             kind: The `kind` header; none on our own topics.
             done: Called once Kafka has it.
+
+        Returns:
+            False where it was not taken.
         """
 
         def report(error: KafkaError | None, _message: Any) -> None:
             if error is not None:
-                self._fail(kafka_error(error, f"a record for {topic} was refused"))
+                self._fail(_failure(error, f"a record for {topic} was refused"))
             else:
                 self._metrics.kafka_error = None
                 if done is not None:
@@ -271,6 +287,23 @@ class Publisher:
             self._producer.produce(topic, value, key, on_delivery=report, **more)
         except BufferError:
             self._metrics.own_records_dropped_total += 1
+            return False
+        except KafkaException as error:
+            self._fail(_failure(error.args[0], f"a record for {topic} was refused"))
+            return False
+        return True
+
+    async def deliver(
+        self, topic: str, key: str, value: bytes, *, partition: int, kind: str
+    ) -> None:
+        """Sends a record of our own that nothing says again: waits for room.
+
+        Raises:
+            CdcError: The producer failed.
+        """
+        while not self.send(topic, key, value, partition=partition, kind=kind):
+            self.pump()
+            await asyncio.sleep(_POLL_BUSY_SECONDS)
 
     def pump(self) -> None:
         """Hears delivery reports and errors.
@@ -320,6 +353,13 @@ class Publisher:
     def _fail(self, error: CdcError) -> None:
         if self.failure is None:
             self.failure = error
+
+
+def _failure(error: KafkaError, doing: str) -> CdcError:
+    """An idempotent producer that cannot go on in order needs no operator, but a new producer."""
+    if error.fatal() or error.code() in _BROKEN_ORDER:
+        return KafkaFatal(f"{doing}: {error.str()}")
+    return kafka_error(error, doing)
 
 
 class _Refused:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from cdc.clocks import ServerClock
 from cdc.connect import connect_sql
-from cdc.errors import CdcError, Retry, ServerUnreachable, SlotBusy
+from cdc.errors import CdcError, ReaderBroken, Retry, ServerUnreachable, SlotBusy
 from cdc.metrics import ReaderMetrics
 from cdc.publisher import Publisher
 from cdc.session import Session
@@ -65,18 +65,23 @@ class ServerReader:
             await self._run_sessions(stop)
             self.state = State.STOPPED
         except CdcError as error:
-            self.last_error = error
-            self._heard[type(error).__name__] = error
-            self.troubles = self._heard
-            self._set_state(State.FAILED)
+            self._failed(error)
             raise
-        except Exception:
-            self._set_state(State.FAILED)
-            raise
+        except Exception as error:
+            logger.exception("reader_broken", extra={"server": self.settings.server})
+            broken = ReaderBroken(f"{type(error).__name__}: {error}")
+            self._failed(broken)
+            raise broken from error
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
             await self._leave()
+
+    def _failed(self, error: CdcError) -> None:
+        self.last_error = error
+        self._heard[type(error).__name__] = error
+        self.troubles = self._heard
+        self._set_state(State.FAILED)
 
     async def _run_sessions(self, stop: asyncio.Event) -> None:
         settings, delay = self.settings, self.settings.retry_seconds_min

@@ -117,6 +117,7 @@ class Session:
         self._confirmed = keeper.stored.lsn
         self._held = HeldRows(keeper.stored.held_id, keeper.stored.held_mark)
         self._decoder.codec = opened.facts.codec or "utf-8"
+        self._decoder.ours = opened.facts.published.oids
         stream = await WalStream.start(
             opened.walsender,
             settings.slot_name,

@@ -139,6 +139,8 @@ async def branched_at(walsender: Connection, timeline: int, ancestor: int) -> in
     Raises:
         CdcError: The server has no such history.
     """
+    if timeline <= ancestor:
+        return None  # numbers only grow; and the first timeline has no history to ask for
     row = await fetch_one(walsender, f"TIMELINE_HISTORY {timeline}")
     content = row[1].decode() if isinstance(row[1], bytes) else str(row[1])
     for line in content.splitlines():

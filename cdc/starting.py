@@ -117,10 +117,13 @@ class Starting:
             is_there=True,
         )
         self._identity = await identify(self._opened.walsender)
+        machine = (self._identity.system_id, self._identity.timeline)
+        self._clock.belongs_to(machine)
         await self._clock.probe(self._opened.sql)
-        if stored is not None and stored.system_id == self._identity.system_id:
+        if stored is not None and (stored.system_id, stored.timeline) == machine:
             await self._clock.take_up(self._opened.sql, stored.clock, stored.clock_at_us)
         position = await self._position(stored, slot)
+        await self._count_from(position)
         keeper = PositionKeeper(
             self._publisher, self._settings.topics.positions, self._settings.server, position
         )
@@ -130,6 +133,17 @@ class Starting:
             self._say(State.BACKFILL)
             await self._backfill(keeper)
         return keeper
+
+    async def _count_from(self, position: StoredPosition) -> None:
+        """What this process has handed over counts only in the history that it is of.
+
+        Another reader may have followed a failover, or begun anew, since this one had the slot.
+        """
+        history = (position.system_id, position.timeline, position.epoch)
+        if self._publisher.history not in (None, history):
+            await self._all_acknowledged()
+            self._publisher.begin_anew()
+        self._publisher.history = history
 
     async def _position(
         self, stored: StoredPosition | None, slot: SlotState | None
@@ -186,8 +200,6 @@ class Starting:
             if parted is None or stored.lsn > parted:
                 raise
             check_not_future(stored.lsn, identity)
-            await self._all_acknowledged()
-            self._publisher.begin_anew()  # what was handed over may be of the other history
             logger.warning(
                 "failover_followed",
                 extra={
@@ -253,7 +265,7 @@ class Starting:
         )
         value = orjson.dumps(gap_message(gap))
         for partition in range(self._opened.partitions):
-            self._publisher.send(
+            await self._publisher.deliver(
                 self._settings.topics.events,
                 self._settings.server,
                 value,

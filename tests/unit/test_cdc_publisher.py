@@ -7,7 +7,10 @@ import contextlib
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
+from callstate.envelope import GAP
+from cdc.errors import KafkaFatal
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import Chunk
 from cdc.publisher import Publisher
@@ -72,3 +75,56 @@ async def test_a_hand_over_that_is_cancelled_goes_on(publisher: Publisher) -> No
     assert queue.taken == [b"%d" % n for n in range(10)], "all of it, in order, once"
     assert publisher.positions.confirmable == 10
     assert publisher.positions.idle
+
+
+class OwnRecords(Queue):
+    """The same for records of the reader's own; `ended`: the producer has had its last word."""
+
+    ended = False
+
+    def produce(  # type: ignore[override]
+        self, _topic: str, value: bytes, _key: str, *, on_delivery: Any, **_: Any
+    ) -> None:
+        if self.ended:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+        super().produce(_topic, value, _key, -1, on_delivery)
+
+
+async def test_a_gap_waits_for_room(publisher: Publisher) -> None:
+    """Dropped as a heartbeat may be, nobody would ever hear of what was lost."""
+    queue = OwnRecords(1)
+    publisher._producer = queue  # type: ignore[assignment]
+    assert publisher.send("status", "a", b"a status that waits for its broker")
+    assert not publisher.send("status", "a", b"the next one")
+    telling = asyncio.ensure_future(publisher.deliver("t", "a", b"gap", partition=0, kind=GAP))
+    await asyncio.sleep(0.03)
+    assert not telling.done()
+    queue.acknowledge()
+    await telling
+    assert queue.taken[-1] == b"gap"
+
+
+async def test_a_producer_that_has_ended_is_replaced_and_breaks_nobody(
+    publisher: Publisher,
+) -> None:
+    """Its error went through whoever sent: the task that tells the status died of it, unseen."""
+    queue = OwnRecords(9)
+    publisher._producer = queue  # type: ignore[assignment]
+    queue.ended = True
+    assert not publisher.send("status", "a", b"status")
+    with pytest.raises(KafkaFatal):
+        publisher.pump()
+    with pytest.raises(KafkaFatal):
+        await publisher.deliver("t", "a", b"gap", partition=0, kind=GAP)
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, KafkaError.INVALID_PRODUCER_EPOCH]
+)
+async def test_an_order_that_is_broken_needs_no_operator(publisher: Publisher, code: int) -> None:
+    queue = OwnRecords(9)
+    publisher._producer = queue  # type: ignore[assignment]
+    publisher.send("status", "a", b"status")
+    queue._reports.pop()(KafkaError(code), None)
+    with pytest.raises(KafkaFatal):
+        publisher.pump()

@@ -7,8 +7,20 @@ import random
 import pytest
 
 from callstate.events import Clock
-from cdc.clock_probe import DRIFT_PPM, ClockTracker, Drift, Measured, Reading, best, compare
+from cdc.clock_probe import (
+    DRIFT_PPM,
+    ClockTracker,
+    Drift,
+    Measured,
+    Reading,
+    best,
+    compare,
+    stopwatch_us,
+)
+from cdc.clocks import ServerClock
 from cdc.heartbeat import FLUSH_DELAY_US, Markers, Sample, before_header
+from cdc.metrics import ReaderMetrics
+from cdc.settings import ReaderSettings
 
 BLOCK, SEGMENT = 8_192, 16 * 1024 * 1024
 
@@ -140,3 +152,31 @@ def test_progress_is_told_by_the_clock_as_it_was_set() -> None:
     markers.add(Sample(10_500_000, 300, 300))  # a second later, by the clock that was set back
     markers.passed(300)
     assert markers.progress_us == 10_500_000
+
+
+def test_a_clock_that_was_set_forward_proves_nothing() -> None:
+    """Or our own stopwatch stood: what was written while we were frozen is still to come."""
+    markers = Markers(8_192, 16 * 2**20)
+    markers.add(Sample(10_000_000, 100, 100))
+    markers.passed(100)
+    markers.add(Sample(11_000_000, 200, 200))
+    markers.shift(9_000_000)
+    assert markers.progress_us == 10_000_000
+    markers.passed(200)
+    assert markers.progress_us == 11_000_000
+
+
+def test_nothing_is_known_of_another_machines_clock() -> None:
+    """A promoted standby: while the reference is away its rows must not carry the old offset."""
+    settings = ReaderSettings(server="a", dsn="", kafka={}, reference_dsn="elsewhere")
+    metrics = ReaderMetrics("a")
+    clock = ServerClock(settings, metrics)
+    clock.belongs_to(("system", 1))
+    clock._tracker.add(Measured(5_500_000, 100, stopwatch_us()))
+    clock.belongs_to(("system", 1))
+    stamp = clock.stamp()
+    assert stamp is not None
+    assert stamp.offset_us == 5_500_000
+    clock.belongs_to(("system", 2))
+    assert clock.stamp() is None
+    assert metrics.clock_offset_us is None
