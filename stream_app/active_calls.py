@@ -34,6 +34,7 @@ ON CONFLICT (call_id) DO UPDATE SET partition = excluded.partition,
 """
 
 NOBODY: Final = 2**63 - 1  # instead of a time, where nobody talks
+_NAME_MAX: Final = 500  # characters that surely fit into the table's index
 _TOLD_AT_ONCE: Final = 1_000  # of a partition
 _CHANGED_MAX: Final = 10_000  # in a backlog calls come faster than they are told
 _STEP_US: Final = 10_000_000  # as exact as the oldest call's begin is told
@@ -51,8 +52,11 @@ class ActiveCall(NamedTuple):
 
 
 def active_call(call_id: str, state: CallState) -> ActiveCall | None:
-    """The call, if somebody talks in it now."""
-    if not is_established(state):
+    """The call, if somebody talks in it now.
+
+    One whose Call-ID fits into no index is left out: it would keep all others out of the table.
+    """
+    if len(call_id) > _NAME_MAX or not is_established(state):
         return None
     setup: CallEvent | None = None
     request: CallEvent | None = None

@@ -488,6 +488,7 @@ def _moment(time_us: int | None) -> str | None:
     return None if time_us is None else format_time(time_us)
 
 
+_GAP_TEXT_MAX: Final = 200  # characters; three such texts stand in one index
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -498,10 +499,14 @@ def _gap_row(gap: Gap) -> tuple[object, ...]:
         except OverflowError:
             return None
 
+    def text(value: str) -> str:
+        # One that PostgreSQL refuses would be tried again for ever, and all calls with it.
+        return value.replace("\x00", "\ufffd")[:_GAP_TEXT_MAX]
+
     return (
-        gap.server,
-        gap.from_lsn,
-        gap.to_lsn,
+        text(gap.server),
+        text(gap.from_lsn),
+        text(gap.to_lsn),
         moment(gap.from_us),
         moment(gap.to_us),
         gap.reason.replace("\x00", "\ufffd"),

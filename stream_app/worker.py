@@ -280,7 +280,7 @@ class Worker:
         work.
         """
         settings = self.settings
-        runner, left_out = None, 0
+        runner, left_out, said = None, 0, ""
         if settings.active_listen:
             runner = await serve(settings.active_listen, self._active_calls)
         try:
@@ -302,7 +302,14 @@ class Worker:
                 try:
                     await self._report_thread.run(job)
                 except StreamAppError as error:
-                    log.debug("active_calls_not_told", extra={"error": str(error)})
+                    # The sink being away is told by who commits; what is wrong here alone is not.
+                    is_news = str(error) != said and not self.commits.figures.failing_since
+                    log.log(
+                        logging.WARNING if is_news else logging.DEBUG,
+                        "active_calls_not_told",
+                        extra={"error": str(error), "advice": error.advice},
+                    )
+                    said = str(error)
                     for worker in workers:
                         worker.calls.active.tell_all_again()
         finally:

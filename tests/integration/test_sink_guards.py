@@ -192,6 +192,18 @@ def test_the_watermark_never_retreats(sink: Sink, rows: Any) -> None:
     ) == [(5, "2024-03-04 09:01:40+00")], "the position follows a topic that was made anew"
 
 
+def test_a_gap_of_strangers_keeps_nobody(sink: Sink, rows: Any) -> None:
+    """What the database refuses in it would be tried again for ever, with all calls beside it."""
+    epochs = sink.take(TOPICS, [0], "w1")
+    name = "".join(map(chr, range(0x4E00, 0x4E00 + 5_000)))
+    gaps = [Gap("a\x00b", "\x00", "0/2", 1, 2, "\x00"), Gap(name, name, name, 1, 2, name)]
+    assert not sink.write([], [progress(0, epochs[0])], gaps).fenced
+    assert rows("SELECT length(server), length(reason) FROM cdr_gaps ORDER BY 1") == [
+        (3, 1),
+        (200, 5_000),
+    ]
+
+
 @pytest.mark.parametrize(
     "columns",
     [

@@ -38,6 +38,11 @@ def test_an_answered_call_is_active_until_it_ends() -> None:
     assert active_call("call", closed) is None
 
 
+def test_a_call_id_that_fits_into_no_index_keeps_nobody_out_of_the_table() -> None:
+    assert active_call("c" * 500, state(*TALKING)) is not None
+    assert active_call("c" * 3_000, state(*TALKING)) is None
+
+
 def partition(**states: CallState) -> PartitionCalls:
     calls = PartitionCalls({}, decoded_max=0)
     note(calls, **states)
