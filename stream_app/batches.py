@@ -10,7 +10,9 @@ events/s at 336 us of CPU each; with batches of up to 2,000 records as one messa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, cast
 
 from faust.serializers.schemas import Schema
@@ -20,6 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 BUSY_WAIT_SECONDS = 1.0
+FETCH_WAIT_SECONDS = 0.25  # a rebalance waits for a fetch that is under way
 
 
 class Intake(Protocol):
@@ -68,11 +71,23 @@ class ReadyTopic(Topic):
 class BatchConsumer(driver.Consumer):
     """Faust's consumer, fetching batches and committing by the greatest acknowledged offset."""
 
+    _rebalances = 0
+
     @property
     def intake(self) -> Intake:
         """Set by the app before it starts."""
         intake: Intake = cast(Any, self.app).intake
         return intake
+
+    @cached_property
+    def _settled(self) -> asyncio.Event:
+        """Set while no partitions move: from the seek that ends a rebalance to the next one."""
+        return asyncio.Event()
+
+    @cached_property
+    def _fetching(self) -> asyncio.Lock:
+        """Held by who fetches, and by who seeks."""
+        return asyncio.Lock()
 
     async def getmany(
         self,
@@ -88,20 +103,36 @@ class BatchConsumer(driver.Consumer):
         """
         # Bounded memory: what is fetched and not yet committed counts in records. Faust's own bound
         # counts messages, and its way of pausing partitions forgets them over a rebalance.
-        if not await self.intake.wait_for_room(BUSY_WAIT_SECONDS):
+        if not await self.intake.wait_for_room(BUSY_WAIT_SECONDS) or not await self._is_settled():
             return
-        records, active = await self._wait_next_records(timeout)
+        async with self._fetching:
+            records, active = await self._wait_next_records(min(timeout, FETCH_WAIT_SECONDS))
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
         for fetched_tp, batch in records.items():
-            if not self.flow_active or self.app.consumer_generation_id != generation:
+            moving = not (self.flow_active and self._settled.is_set())
+            if moving or self.app.consumer_generation_id != generation:
                 return  # a rebalance began: its end seeks to where we are, see seek_to_committed
             tp = ensure_TP(fetched_tp)
             if batch and self.intake.wants(tp.topic) and (active is None or tp in active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 self.intake.on_fetched(generation, len(batch))
                 yield tp, _batch_message(tp, batch, generation)
+
+    async def _is_settled(self) -> bool:
+        """Whether partitions do not move, at the latest after a while.
+
+        Trap: a fetch that is under way when a rebalance begins waits for the new assignment, and
+        then takes what came first of partitions that are not ready; all of that is left. Faust also
+        fetches again before it has sought: the batch behind the one that was left would be taken,
+        the position with it, and what was left would never be read. So nothing is fetched until the
+        end of a rebalance has sought, and that waits for a fetch which is still under way.
+        """
+        if not self._settled.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), BUSY_WAIT_SECONDS)
+        return self._settled.is_set()
 
     def _new_offset(self, tp: TP) -> int | None:
         """The offset to commit: behind the greatest that was acknowledged.
@@ -134,6 +165,14 @@ class BatchConsumer(driver.Consumer):
         fetched while partitions moved, and left, would be lost: such a partition goes back to its
         position too, even to 0 (or to where its log begins by now: `auto_offset_reset`).
         """
+        async with self._fetching:
+            rebalances = self._rebalances
+            sought = await self._seek_to_own()
+            if rebalances == self._rebalances:  # else the end of the next one settles it
+                self._settled.set()
+        return sought
+
+    async def _seek_to_own(self) -> Mapping[TP, int]:
         committed = dict(await super().seek_to_committed())
         assigned = self.assignment()
         own = {
@@ -152,6 +191,8 @@ class BatchConsumer(driver.Consumer):
         Trap: Faust forgets the acknowledged offsets of revoked partitions first and asks the app
         afterwards, so up to a commit interval of work would be done again.
         """
+        self._settled.clear()
+        self._rebalances += 1
         await self.intake.on_revoked()
         await self.commit()
         await super().on_partitions_revoked(revoked)

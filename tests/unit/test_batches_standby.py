@@ -48,6 +48,7 @@ class Consumer(BatchConsumer):
 async def test_only_what_is_taken_is_counted() -> None:
     intake = Intake()
     consumer = Consumer(intake)
+    consumer._settled.set()
     assert [tp async for tp, _ in consumer.getmany(1.0)] == [EVENTS]
     assert intake.records == 1
 
