@@ -20,6 +20,12 @@ from ops.visible import visible
 
 STATEMENT_TIMEOUT_MS: Final = 3_000
 _NEAR_MAX: Final = 5
+# One partition that has no watermark yet, and nobody can say so of all calls.
+_THROUGH: Final = """
+SELECT min(watermark) AS through
+FROM (SELECT max(watermark) AS watermark FROM sink_progress GROUP BY partition) AS parts
+HAVING count(*) = count(watermark)
+"""
 
 
 def from_sink(dsn: str, call_id: str, schema: str = "public") -> Explained:
@@ -65,12 +71,12 @@ def _iso(moment: datetime) -> str:
 
 def _not_found(sink: psycopg.Connection[dict[str, Any]], call_id: str) -> tuple[str, str]:
     """What to say of an unknown call: how far the sink has got, and ids that begin alike."""
-    progress = sink.execute("SELECT min(watermark) AS through FROM sink_progress").fetchone()
+    progress = sink.execute(_THROUGH).fetchone()
     through = progress["through"] if progress else None
     seen = (
         f"the sink holds all calls that ended before {_iso(through)}"
         if through
-        else "no worker has written its progress yet"
+        else "not all partitions have been read yet"
     )
     beginning = call_id[: max(4, len(call_id) * 2 // 3)]
     near = sink.execute(

@@ -23,6 +23,7 @@ _OPTIONS: Final = "-c timezone=UTC -c statement_timeout=30s -c default_transacti
 _COUNTERS: Final = "SELECT partition, counters FROM sink_progress WHERE topic = %s ORDER BY 1"
 _THROUGH: Final = (
     "SELECT (min(watermark) AT TIME ZONE 'UTC')::text FROM sink_progress WHERE topic = %s"
+    " HAVING count(*) = count(watermark)"
 )
 # Rows that are old enough to be told whatever their call is waiting for, newest first.
 _ROWS: Final = """

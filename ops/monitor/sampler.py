@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from ops.monitor.asking import Asker, Askers, Rhythm
-from ops.monitor.facts import Ends, Facts, SinkFacts, Slot
+from ops.monitor.facts import Answer, Ends, Facts, SinkFacts, Slot
 from ops.monitor.headline import judge
 from ops.monitor.history import History
 from ops.monitor.movement import Movement
@@ -113,7 +114,7 @@ class Sampler:
             Facts(
                 now=time.time(),
                 statuses=self._tail.newest(),
-                broker=self._broker.answer,
+                broker=self._broker_answer(),
                 sink=sink,
                 slots={name: asker.answer for name, asker in self._slots.items()},
                 clock_ahead=ahead,
@@ -121,6 +122,13 @@ class Sampler:
             self.rules,
         )
         return judge(picture)
+
+    def _broker_answer(self) -> Answer[Ends]:
+        """As it answers, unless the statuses cannot be read: then everybody would seem away."""
+        answer, trouble = self._broker.answer, self._tail.trouble
+        if not self._tail.caught_up.is_set():
+            trouble = trouble or "the statuses of the processes could not be read yet"
+        return answer if answer.error or not trouble else replace(answer, error=trouble)
 
     def _run(self) -> None:
         self.wait_for_all()

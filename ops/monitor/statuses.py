@@ -34,7 +34,12 @@ class Past(NamedTuple):
 
 
 class StatusTail:
-    """Follows the topic until `stop`."""
+    """Follows the topic until `stop`.
+
+    Attributes:
+        trouble: Why nothing can be read; empty where all is well. Nobody is away because of it.
+        caught_up: All that stood there at the start has been read.
+    """
 
     def __init__(self, kafka: Clients) -> None:
         self._consumer = Consumer(
@@ -52,6 +57,7 @@ class StatusTail:
         self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
         self._told: dict[str, Told] = {}
         self._past: deque[Past] = deque(maxlen=PAST_MAX)
+        self.trouble = ""
         self.caught_up = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -84,8 +90,12 @@ class StatusTail:
                     error = message.error()
                     if error is None:
                         self._take(message)
+                        self.trouble = ""
                     elif error.name() == "_PARTITION_EOF":
                         self.caught_up.set()
+                        self.trouble = ""
+                    elif not error.retriable():
+                        self.trouble = error.str()
         finally:
             try:
                 self._consumer.close()

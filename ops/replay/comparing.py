@@ -163,10 +163,13 @@ def reasons(connection: Connection, replay_id: int, call_id: str) -> dict[str, A
 
 
 def changed_ids(connection: Connection, replay_id: int) -> list[str]:
-    """Calls whose new record can be applied and has no reasons yet."""
+    """Calls whose new record can be applied and has no reasons yet.
+
+    Reasons of another revision are none: who was stopped while reading them had not read all.
+    """
     statement = sql.SQL(
-        "SELECT call_id FROM {changes} WHERE applicable"
-        " AND NOT EXISTS (SELECT FROM {provenance} AS why WHERE why.call_id = {changes}.call_id)"
+        "SELECT call_id FROM {changes} WHERE applicable AND NOT EXISTS (SELECT FROM {provenance}"
+        " AS why WHERE why.call_id = {changes}.call_id AND why.revision = {changes}.revision)"
     ).format(**table_names(replay_id))
     return [row[0] for row in connection.execute(statement)]
 
