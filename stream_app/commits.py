@@ -83,6 +83,7 @@ class Commits:
     _at_once: bool = False
     _waits_since: float | None = None
     _in_flight: bool = False
+    _performing_since: float | None = None
     _written: Written | None = None
     _written_at: float = 0.0
 
@@ -135,6 +136,15 @@ class Commits:
             figures.failing_since = time.time()
             log.error("commit_failed", extra={"error": str(error), "advice": error.advice})
 
+    @property
+    def under_way_seconds(self) -> float:
+        """How long the commit that is under way has not come back; 0.0: none is.
+
+        Every step of it has a time limit at its other end. A database that hangs keeps none.
+        """
+        since = self._performing_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def close(self) -> None:
         """Ends the thread; a commit that is under way is not waited for."""
         self._thread.stop()
@@ -168,7 +178,7 @@ class Commits:
         while parts:
             parts = self._still_ours(parts)
             try:
-                written = await self._thread.run(functools.partial(self._perform, parts))
+                written = await self._performed(parts)
             except StreamAppError as error:
                 if error.retry is Retry.NEVER:
                     raise
@@ -184,6 +194,13 @@ class Commits:
                 self.acknowledge(part.tokens)
                 self.let_go(part.records)
             return
+
+    async def _performed(self, parts: Sequence[Commit]) -> Written:
+        self._performing_since = time.monotonic()
+        try:
+            return await self._thread.run(functools.partial(self._perform, parts))
+        finally:
+            self._performing_since = None
 
     def _perform(self, parts: Sequence[Commit]) -> Written:
         """In the thread: the steps in their order. Steps that are done are not done again."""

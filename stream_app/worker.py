@@ -390,6 +390,8 @@ class Worker:
         lags |= dict.fromkeys(assignment.fenced, (-1, 0))
         if not assignment.ready:
             lags[REBALANCE] = (-1, 0)
+        if self.commits.under_way_seconds > self.settings.stall_seconds:
+            raise Stalled("a commit does not come back: the database, or the way to it, hangs")
         excused = self.commits.figures.failing_since is not None
         stalled = self._movement.stalled(now, lags, excused=excused)
         if not stalled:
