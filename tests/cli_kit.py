@@ -18,7 +18,7 @@ from pathlib import Path
 from ops.stack import PostgresServer, Stack
 
 ROOT = Path(__file__).resolve().parents[1]
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0  # that services end in time is shown where it is asked for
 
 
 def environment() -> dict[str, str]:
@@ -65,7 +65,7 @@ def cdrstream(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         cwd=cwd,
         env={**environment(), **(environ or {})},
     )
@@ -100,7 +100,7 @@ def service(
             process.wait()
 
 
-def until(condition: Callable[[], object], timeout_seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], timeout_seconds: float = 120.0) -> None:
     """Waits for a condition; what it says last is in the failure."""
     deadline = time.monotonic() + timeout_seconds
     while not (told := condition()):

@@ -30,7 +30,7 @@ def demo(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subp
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
 
 
 def processes_naming(text: str) -> list[str]:
@@ -39,8 +39,9 @@ def processes_naming(text: str) -> list[str]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (OSError, UnicodeDecodeError):
+                raw = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                line = raw.decode(errors="replace")
+            except OSError:
                 continue
             if text in line:
                 found.append(line)

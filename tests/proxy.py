@@ -36,7 +36,7 @@ class Proxy:
         listening = threading.Event()
         thread = threading.Thread(target=self._run, args=(listening,))
         thread.start()
-        assert listening.wait(10)
+        assert listening.wait(60)
         try:
             yield self
         finally:

@@ -174,8 +174,8 @@ class Bed:
         )
         try:
             name = self.settings().topics.events
-            parts = consumer.list_topics(name, timeout=10).topics[name].partitions
-            return sum(ends_of(consumer, TopicPartition(name, part), 10)[1] for part in parts)
+            parts = consumer.list_topics(name, timeout=60).topics[name].partitions
+            return sum(ends_of(consumer, TopicPartition(name, part), 60)[1] for part in parts)
         finally:
             consumer.close()
 
@@ -196,7 +196,7 @@ class Bed:
             yield reader
         finally:
             stop.set()
-            await asyncio.wait_for(task, 15)
+            await asyncio.wait_for(task, 60)
 
     @contextmanager
     def process(self, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
@@ -215,7 +215,7 @@ class Bed:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(15)
+                process.wait(60)
 
     @contextmanager
     def load(self, writers: int = 2, rows_max: int = 5) -> Iterator[Load]:
@@ -241,6 +241,7 @@ class Load:
         self._dsn = dsn
         self._rows_max = rows_max
         self._stopped = threading.Event()
+        self._counting = threading.Lock()
         self.committed = 0
         self.errors: list[BaseException] = []
 
@@ -259,7 +260,8 @@ class Load:
                         rows = turn % self._rows_max + 1
                         with conn.transaction(force_rollback=turn % 7 == 0):
                             conn.execute(INSERT, (rows,))
-                        self.committed += rows if turn % 7 else 0
+                        with self._counting:
+                            self.committed += rows if turn % 7 else 0
                         self._stopped.wait(0.001)
             except psycopg.OperationalError:
                 self._stopped.wait(0.1)  # the server is away: that is the test's doing
@@ -287,15 +289,15 @@ class Tail:
     def read(self) -> list[Record]:
         """What came since, up to the end as it is now: readers go on writing."""
         consumer = self._consumer
-        there = consumer.list_topics(self._topic, timeout=10).topics[self._topic].partitions
+        there = consumer.list_topics(self._topic, timeout=60).topics[self._topic].partitions
         if set(there) != set(self._next):
             self._next = dict.fromkeys(there, 0) | self._next
             places = [TopicPartition(self._topic, n, at) for n, at in self._next.items()]
             consumer.assign(places)
-        ends = {n: ends_of(consumer, TopicPartition(self._topic, n), 10)[1] for n in there}
+        ends = {n: ends_of(consumer, TopicPartition(self._topic, n), 60)[1] for n in there}
         found: list[Record] = []
         while any(self._next[n] < end for n, end in ends.items()):
-            message = consumer.poll(10)
+            message = consumer.poll(60)
             assert message is not None, f"{self._topic} gives nothing"
             if message.error() is None:
                 found.append(_record(message))
@@ -330,7 +332,7 @@ def _record(message: Message) -> Record:
     )
 
 
-async def until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
+async def until(condition: Callable[[], object], seconds: float = 120, what: str = "") -> None:
     """Waits for a condition, looking often; the event loop goes on meanwhile."""
     deadline = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
@@ -338,13 +340,13 @@ async def until(condition: Callable[[], object], seconds: float = 30, what: str 
         await asyncio.sleep(0.05)
 
 
-async def streaming(reader: ServerReader, seconds: float = 30) -> None:
+async def streaming(reader: ServerReader, seconds: float = 120) -> None:
     """Waits until a reader streams."""
     await until(lambda: reader.state in (State.STREAMING, State.FAILED), seconds, "streaming")
     assert reader.state is State.STREAMING
 
 
-async def all_arrived(bed: Bed, seconds: float = 60) -> Counter[int]:
+async def all_arrived(bed: Bed, seconds: float = 120) -> Counter[int]:
     """Waits until every row of the table is in Kafka; gives how often each is."""
     ids = await asyncio.to_thread(bed.ids)
     await until(lambda: ids <= set(bed.event_ids()), seconds, f"{len(ids)} rows in Kafka")

@@ -1,7 +1,8 @@
 """A reader as a process of its own, for tests that kill it: settings from the environment.
 
 `crash = ["cdc.wal_stream:WalStream.drain", "after", 3]` makes it die by SIGKILL right after the
-third call of that function: production code knows nothing of it.
+third call of that function, or get the signal that stands there as a fourth: production code knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from cdc.reader import run_reader
 from cdc.settings import ReaderSettings, TopicNames
 
 
-def crash_at(place: str, when: str, count: int) -> None:
-    """Lets the process die before or after the `count`th call of a function or method."""
+def crash_at(place: str, when: str, count: int, number: int = signal.SIGKILL) -> None:
+    """Sends the process a signal before or after the `count`th call of a function or method."""
     module_name, _, path = place.partition(":")
     holder: Any = importlib.import_module(module_name)
     *holders, name = path.split(".")
@@ -39,7 +40,7 @@ def crash_at(place: str, when: str, count: int) -> None:
         if now == when:
             calls += 1
             if calls == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     if inspect.iscoroutinefunction(function):
 

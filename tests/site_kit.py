@@ -93,7 +93,8 @@ class Site:
         values = ", ".join(f"%({name})s" for name in columns)
         statement = (
             f"INSERT INTO call_state_events (event_time, {names}) VALUES"
-            f" ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => %(ago)s), {values})"
+            # one moment for all of them, however long they take
+            f" ((now() AT TIME ZONE 'UTC') - make_interval(secs => %(ago)s), {values})"
         )
         with psycopg.connect(self.stack[server].dsn) as connection:
             for each in rows:
@@ -136,20 +137,20 @@ class Site:
         found: list[int] = []
 
         def told() -> bool:
-            for line in self.log(name).splitlines():
-                if f'"{event}"' in line:
+            for line in self.log(name).splitlines(keepends=True):
+                if f'"{event}"' in line and line.endswith("\n"):  # else it is being written
                     record = json.loads(line)
                     found.append(
                         int(re.findall(r":(\d+)", record.get("url") or record["listen"])[-1])
                     )
             return bool(found)
 
-        until(told, 30)
+        until(told)
         return found[-1]
 
     def picture(self) -> Mapping[str, Any]:
         """What the dashboard thinks of it all."""
-        with urllib.request.urlopen(f"{self.url}/status.json", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/status.json", timeout=60) as answer:
             told: Mapping[str, Any] = json.load(answer)
         return told
 
@@ -208,12 +209,12 @@ def _until_streaming(made: Site) -> None:
         measured = all(server["offset"] is not None for server in picture["servers"])
         return reading and measured and picture["visible"]["through"] is not None
 
-    until(fine, 60)
+    until(fine)
 
 
 def samples(port: int) -> dict[tuple[str, ...], float]:
     """What a process exposes: name and label values to value."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import psycopg
@@ -54,8 +54,11 @@ def stream_stack() -> Iterator[Stack]:
     stack.stop()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What `condition` returns as soon as it is true; fails after `seconds`."""
+def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    """What `condition` returns as soon as it is true; fails after `seconds`.
+
+    Long, here and everywhere: what comes costs nothing to wait for, and a busy machine is slow.
+    """
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
@@ -100,8 +103,26 @@ def call_rows(call_id: str, at: float, seconds: float = 10.0) -> list[dict[str, 
     return [request, setup, end]
 
 
+@pytest.fixture
+def empty(stream_stack: Stack) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to a new database, nothing in it."""
+    with (
+        database(stream_stack.sink, migrated=False) as dsn,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        yield connection
+
+
+@pytest.fixture
+def bed(tmp_path: Path, stream_stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bed]:
+    """Topics and a database, and no worker yet; `indirect` parameters are settings."""
+    settings = getattr(request, "param", {})
+    with database(stream_stack.sink) as dsn, Bed(dsn, tmp_path, **settings) as made:
+        yield made
+
+
 class Bed:
-    """Topics, database and settings of one test, and what it does with them."""
+    """Topics, database and settings of one test, and what it does with them; use as a context."""
 
     def __init__(self, dsn: str, folder: Path, **settings: Any) -> None:
         tag = f"t{uuid.uuid4().hex[:8]}"
@@ -132,6 +153,9 @@ class Bed:
                 "bootstrap.servers": self.settings.bootstrap_servers,
                 "partitioner": "murmur2_random",
                 "linger.ms": 1,
+                # A broker that does not lead a new partition yet refuses one batch and takes the
+                # next: without this what is sent again would come behind what was sent later.
+                "enable.idempotence": True,
             }
         )
         # Until the client knows the topic, records with a key wait apart from those for a given
@@ -139,7 +163,7 @@ class Bed:
         topic = self.settings.events_topic
         until(
             lambda: (
-                len(self.producer.list_topics(topic, timeout=10).topics[topic].partitions)
+                len(self.producer.list_topics(topic, timeout=60).topics[topic].partitions)
                 == self.settings.partitions
             ),
             "the topic is known",
@@ -182,18 +206,21 @@ class Bed:
             self.put("heartbeat", server, message, partition=partition)
 
     def flush(self) -> None:
-        assert self.producer.flush(20) == 0
+        assert self.producer.flush(60) == 0
 
     # -- workers -----------------------------------------------------------------------------
 
-    def worker(self, name: str = "w1") -> WorkerProcess:
+    def worker(self, name: str = "w1", module: str = "tests.streaming") -> WorkerProcess:
         """A worker process, started."""
         settings = dataclasses.replace(self.settings, worker_id=name)
-        process = WorkerProcess(settings, self.folder / f"{name}-{len(self.workers)}.log")
+        process = WorkerProcess(settings, self.folder / f"{name}-{len(self.workers)}.log", module)
         self.workers.append(process)
         return process
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Ends what still runs; prints what the workers logged."""
         for worker in self.workers:
             worker.kill()
@@ -202,7 +229,7 @@ class Bed:
     # -- out ---------------------------------------------------------------------------------
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.settings.sink_dsn, connect_timeout=5) as connection:
+        with psycopg.connect(self.settings.sink_dsn, connect_timeout=60) as connection:
             return connection.execute(statement, values).fetchall()
 
     def cdr_ids(self) -> list[str]:
@@ -220,7 +247,7 @@ class Bed:
         try:
             topic = self.settings.events_topic
             asked = [TopicPartition(topic, n) for n in range(self.settings.partitions)]
-            return {tp.partition: tp.offset for tp in consumer.committed(asked, 10)}
+            return {tp.partition: tp.offset for tp in consumer.committed(asked, 60)}
         finally:
             consumer.close()
 
@@ -232,7 +259,7 @@ class Bed:
         try:
             topic = self.settings.events_topic
             return {
-                n: ends_of(consumer, TopicPartition(topic, n), 10)[1]
+                n: ends_of(consumer, TopicPartition(topic, n), 60)[1]
                 for n in range(self.settings.partitions)
             }
         finally:
@@ -254,7 +281,7 @@ class Bed:
         try:
             consumer.assign([TopicPartition(topic, n, 0) for n in range(partitions)])
             waiting = set(range(partitions))
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while waiting and time.monotonic() < deadline:
                 for message in consumer.consume(1_000, 0.1):
                     if message.error() is None:
@@ -281,12 +308,14 @@ class Bed:
 class WorkerProcess:
     """`run_worker` in a process of its own."""
 
-    def __init__(self, settings: WorkerSettings, log_path: Path) -> None:
+    def __init__(
+        self, settings: WorkerSettings, log_path: Path, module: str = "tests.streaming"
+    ) -> None:
         told = dataclasses.asdict(settings)
         self.log_path = log_path
         with log_path.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.streaming", json.dumps(told)],
+                [sys.executable, "-m", module, json.dumps(told)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -308,7 +337,7 @@ class WorkerProcess:
     def logged(self, text: str) -> bool:
         return text in self.log()
 
-    def wait_assigned(self, partitions: Sequence[int] | None = None, seconds: float = 30) -> None:
+    def wait_assigned(self, partitions: Sequence[int] | None = None, seconds: float = 120) -> None:
         """Until partitions (these, or any) are taken and read back."""
         said = "partitions_assigned"
         if partitions is not None:
@@ -319,22 +348,23 @@ class WorkerProcess:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def stop(self, seconds: float = 15) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """SIGTERM; the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 60) -> int:
         return self._process.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL, also of a frozen one."""
         if self.alive:
             self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
-def _main() -> int:
+def main() -> int:
+    """A worker by the settings in the first argument, until it is told to end."""
     import logging
 
     from stream_app.worker import run_worker
@@ -357,4 +387,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(main())

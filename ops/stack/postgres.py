@@ -24,7 +24,7 @@ from ops.stack.accounts import Account
 from ops.stack.binaries import Binaries
 from ops.stack.errors import PortTakenError, StackError
 from ops.stack.part import Part
-from ops.stack.processes import Program, run_to_end
+from ops.stack.processes import Program, began_at, run_to_end
 from ops.stack.security import HBA, Certificate
 
 DATABASE: Final = "SIPXCDR"
@@ -161,7 +161,7 @@ class PostgresServer(Part):
         """Drops a database and its replication slots, whoever is connected."""
         with self.connect(SUPERUSER) as connection:
             connection.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+                "SELECT pg_terminate_backend(active_pid, 60000) FROM pg_replication_slots"
                 " WHERE database = %s AND active",
                 [name],
             )
@@ -305,6 +305,8 @@ class PostgresServer(Part):
             remove=self._stack_folder,
         )
         self._run(program, port, self._answers, _START_SECONDS)
+        # A drift counts from then: a keeper that is slow to start is no part of it.
+        self.started_at = max(self.started_at, began_at(self.pid))
 
     def _answers(self) -> bool:
         """Whether it takes connections; it, and not a stranger on its port."""

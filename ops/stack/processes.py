@@ -251,6 +251,13 @@ def run_to_end(
     return " | ".join(done.stdout.strip().splitlines()[-3:]) or f"exit code {done.returncode}"
 
 
+def began_at(pid: int) -> float:
+    """When a process that lives began, in seconds since 1970, to a hundredth of one."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    since_boot = (int(fields[19]) + 0.5) / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
     """Asks until the answer is yes (True) or time is up (False)."""
     deadline = time.monotonic() + timeout_seconds

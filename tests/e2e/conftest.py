@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ops.stack.debian import find_chromium
+from tests.cli_kit import until
 from tests.site_kit import HOSTILE, Site, row, site, whole_call
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 Opened = Callable[..., Page]
+PATIENCE_MS = 60_000  # costs nothing where what is waited for comes
+CALLS = (
+    "SELECT (SELECT count(*) FROM cdrs), (SELECT count(*) FROM active_calls"
+    " WHERE call_id = 'talking@example.com')"
+)
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             [row("talking@example.com", "R", 2), row("talking@example.com", "S", to_tag="t")]
         )
         running.put([row("nobody@example.com", "E", 2, to_tag="t")])  # a dead letter some day
+        with running.stack.sink.connect() as sink:
+            told = (60 + len(HOSTILE) + 1, 1)
+            until(lambda: sink.execute(CALLS).fetchone() == told)
         yield running
 
 
@@ -68,7 +79,7 @@ def opened(browser: Browser, installation: Site) -> Iterator[Opened]:
         context = browser.new_context(timezone_id="Europe/Berlin", **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_MS)
         if quiet:
             page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))

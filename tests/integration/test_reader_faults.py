@@ -12,7 +12,7 @@ from cdc.lsn import parse_lsn
 from ops.stack.stack import Stack
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,18 @@ def stack(rough_stack: Stack) -> Stack:
 async def test_sigkill_under_load_loses_nothing(bed: Bed) -> None:
     with bed.load() as load:
         for _ in range(3):
-            seen = len(bed.event_ids()) if bed.confirmed() else 0
+            seen = len(bed.events()) if bed.confirmed() else 0
+
+            def goes_on(seen: int = seen) -> bool:
+                """It has read rows and confirmed some: a killed one begins behind those."""
+                if not (confirmed := bed.confirmed()):
+                    return False
+                new = bed.events()[seen:]
+                passed = (parse_lsn(event.value["lsn"]) < confirmed for event in new)
+                return len({event.row["id"] for event in new}) > 300 and any(passed)
+
             with bed.process() as process:
-                await until(lambda seen=seen: len(bed.event_ids()) > seen + 300)  # type: ignore[misc]
+                await until(goes_on)
                 process.kill()
                 assert process.wait() == -signal.SIGKILL
         load.stop()
@@ -104,7 +113,7 @@ async def test_nothing_is_confirmed_while_kafka_is_away(bed: Bed, stack: Stack) 
                     ).fetchone()
                 return row is not None and float(row[0]) > told_at + 1
 
-            await until(told, 10, "statuses go on while stalled")
+            await until(told, what="statuses go on while stalled")
             assert bed.confirmed() <= before
         finally:
             stack.broker.resume()
@@ -158,8 +167,8 @@ async def test_server_stops_in_order_while_a_reader_is_attached(bed: Bed, stack:
         await streaming(reader)
         bed.insert(500)
         began = time.monotonic()
-        assert await asyncio.to_thread(stack["a"].stop, "fast", 15.0)
-        assert time.monotonic() - began < 5
+        assert await asyncio.to_thread(stack["a"].stop, "fast", 120.0)
+        assert time.monotonic() - began < 25  # 30 s where it is not confirmed
         await asyncio.to_thread(stack["a"].start)
         await streaming(reader)
         bed.insert(10)
@@ -192,7 +201,7 @@ async def test_sigterm_confirms_and_ends_in_time(bed: Bed) -> None:
         await until(lambda: len({event.value["lsn"] for event in bed.events()}) > 150)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
         assert time.monotonic() - began < 10
         load.stop()
     # What was half received comes again, nothing else does: a transaction at most.
@@ -212,7 +221,7 @@ async def test_sigterm_while_kafka_is_away_ends_in_time(bed: Bed, stack: Stack) 
             bed.insert(10)
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 15) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
             assert time.monotonic() - began < 10
         finally:
             stack.broker.resume()

@@ -9,26 +9,35 @@ import pytest
 
 from ops.stack import PostgresServer, StackError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 PROBES = 15
+QUICK_SECONDS = 0.01  # a probe that took longer says too little: it is made again
+PATIENCE_SECONDS = 60.0
 TOLERANCE_SECONDS = 0.02
 
 
-def offset(conn: psycopg.Connection[object]) -> float:
-    """The server's clock minus ours, by the quickest of several probes."""
-    best = (float("inf"), 0.0)
-    for _ in range(PROBES):
+def probed(server: PostgresServer, conn: psycopg.Connection[object]) -> tuple[float, float]:
+    """By how much the server's clock is ahead of ours, and by how much it should be then.
+
+    By the quickest of several probes, and of as many as it takes until one was quick.
+    """
+    best = (float("inf"), 0.0, 0.0)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    probes = 0
+    while probes < PROBES or (best[0] > QUICK_SECONDS and time.monotonic() < deadline):
+        probes += 1
         before = time.time()
         row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+        wanted = server.clock_offset_seconds
         after = time.time()
         assert isinstance(row, tuple)
-        best = min(best, (after - before, row[0] - (before + after) / 2))
-    return best[1]
+        best = min(best, (after - before, row[0] - (before + after) / 2, wanted))
+    return best[1:]
 
 
 def assert_offset(server: PostgresServer, conn: psycopg.Connection[object]) -> None:
-    measured = offset(conn)
-    assert measured == pytest.approx(server.clock_offset_seconds, abs=TOLERANCE_SECONDS)
+    measured, wanted = probed(server, conn)
+    assert measured == pytest.approx(wanted, abs=TOLERANCE_SECONDS)
 
 
 @pytest.mark.parametrize("clock", ["-5.5s", "+0.7s x1.00005", "+3600s"])
@@ -43,7 +52,10 @@ def test_a_drift_is_the_same_in_old_and_new_backends(extra_server) -> None:
     with server.connect() as old:
         old.execute("SELECT pg_sleep(1)")
         with server.connect() as new:
-            assert offset(new) == pytest.approx(offset(old), abs=TOLERANCE_SECONDS)
+            (first, when_first), (second, when_second) = probed(server, new), probed(server, old)
+            # it drifts between the two as well
+            drifted = when_second - when_first
+            assert second - first == pytest.approx(drifted, abs=TOLERANCE_SECONDS)
             assert_offset(server, old)
             assert_offset(server, new)
         assert server.clock_offset_seconds > 0.05
@@ -82,18 +94,18 @@ def test_replication_keeps_its_timeouts(extra_server, clock) -> None:
     with server.connect() as conn:
         conn.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
         conn.execute("CREATE PUBLICATION p")
-    options = "-c wal_sender_timeout=2s"
+    options = "-c wal_sender_timeout=4s"
     with psycopg.connect(
         server.dsn_for(options=options, replication="database"), autocommit=True
     ) as conn:
+        began = time.monotonic()
         conn.execute(
             "START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p')"
         )
         conn.pgconn.nonblocking = 1
-        began = time.monotonic()
         keepalives = 0
         dropped = None
-        while dropped is None and time.monotonic() - began < 30:
+        while dropped is None and time.monotonic() - began < 60:
             try:
                 conn.pgconn.consume_input()
                 status, data = conn.pgconn.get_copy_data(1)
@@ -108,4 +120,4 @@ def test_replication_keeps_its_timeouts(extra_server, clock) -> None:
                 time.sleep(0.01)
     assert keepalives >= 1
     assert dropped is not None
-    assert 1.5 < dropped < 10
+    assert 3.5 < dropped < 30  # 60 s without the option

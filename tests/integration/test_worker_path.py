@@ -6,29 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from ops.stack import Stack
-from tests.streaming import Bed, call_rows, database, shared_stack, stream_stack, until
+from tests.streaming import Bed, bed, call_rows, shared_stack, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
-pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack, request: pytest.FixtureRequest) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path, **getattr(request, "param", {}))
-        try:
-            yield bed
-        finally:
-            bed.end()
+pytestmark = pytest.mark.timeout(600)
 
 
 def ids(prefix: str, count: int) -> list[str]:
@@ -83,11 +72,10 @@ def test_calls_become_rows_and_progress_is_told(bed: Bed) -> None:
 def test_nothing_listens(bed: Bed) -> None:
     worker = bed.worker()
     worker.wait_assigned()
-    inodes = {
-        link.readlink().name
-        for link in Path(f"/proc/{worker.pid}/fd").iterdir()
-        if link.is_symlink()
-    }
+    inodes: set[str] = set()
+    for link in Path(f"/proc/{worker.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed by now
+            inodes.add(link.readlink().name)
     sockets = {name for name in inodes if name.startswith("socket:")}
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{worker.pid}/net/{table}").read_text().splitlines()[1:]:
@@ -172,11 +160,11 @@ def test_sigkill_amid_traffic_loses_and_doubles_nothing(bed: Bed) -> None:
     bed.beat(100)
     bed.flush()
     assert second is not None
-    until(lambda: second.logged("partitions_assigned partitions=[0, 1, 2, 3]"), "taken over", 30)
+    until(lambda: second.logged("partitions_assigned partitions=[0, 1, 2, 3]"), "taken over")
     took_over = time.monotonic() - killed_at
     until(lambda: len(bed.cdr_ids()) >= len(expected), "all CDRs")
     assert bed.cdr_ids() == sorted(expected)
-    assert took_over < 15
+    assert took_over < 45  # of which six are the broker's, to believe it
     print(f"taken over {took_over:.1f} s after SIGKILL")
     assert second.stop() == 0
 
@@ -281,12 +269,18 @@ def test_leg_of_a_chain_is_hidden_though_the_named_call_is_elsewhere(bed: Bed) -
         (12,)
     ]
     newest: dict[str, dict[str, Any]] = {}
-    for message in bed.read_topic(bed.settings.cdrs_topic, 4):
-        told = orjson.loads(message.value())
-        if told["revision"] >= newest.get(told["call_id"], told)["revision"]:
-            newest[told["call_id"]] = told
+
+    def told_so() -> bool:
+        for message in bed.read_topic(bed.settings.cdrs_topic, 4):
+            told = orjson.loads(message.value())
+            if told["revision"] >= newest.get(told["call_id"], told)["revision"]:
+                newest[told["call_id"]] = told
+        return all(newest[leg]["cdr"] is None for leg in legs)
+
+    # after the transaction that has just been seen
+    until(told_so, "the topic says so too")
     for leg in legs:
-        assert (newest[leg]["cdr"], newest[leg]["hidden"]) == (None, "leg of a chain")
+        assert newest[leg]["hidden"] == "leg of a chain"
         assert newest[leg]["changed"]["termination"] == ["C", None]
     assert second.stop() == 0
 
@@ -326,7 +320,7 @@ def test_wrong_partition_count_is_bad_configuration(bed: Bed) -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2

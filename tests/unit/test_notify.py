@@ -20,7 +20,7 @@ class Manager:
         self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
 
     def heard(self) -> list[str]:
         return self.socket.recv(4096).decode().splitlines()
@@ -63,7 +63,7 @@ def test_ready_is_said_once_and_when_it_is_so(manager: Manager) -> None:
     assert manager.silent(), "nothing is new, and nobody watches"
     service.ready = False
     teller.look()
-    manager.socket.settimeout(10)
+    manager.socket.settimeout(60)
     assert manager.heard()[0].startswith("STATUS=waits"), "ready is not taken back"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ops.stack.processes import KeptProcess, Program
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 # A server that has a child in a session of its own, as PostgreSQL's backends are, and says so.
 TREE = (
@@ -39,7 +39,7 @@ OWNER = (
     "kept = KeptProcess(program)\n"
     "child = os.fork() if spec['forks'] else 1\n"
     "if child == 0:\n"
-    "    time.sleep(30)\n"
+    "    time.sleep(300)\n"
     "    os._exit(0)\n"
     "print(kept.pid, kept._keeper.pid, child, flush=True)\n"
     "time.sleep(600)\n"
@@ -54,7 +54,7 @@ def gone(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] == "Z"
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -99,7 +99,7 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
     yield start
     for process in owners:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -117,7 +117,7 @@ def test_the_tree_ends_though_a_fork_of_the_owner_holds_its_pipe(tmp_path, owner
     process, (server, keeper, fork) = owner(argv, forks=True)
     deep = grandchild()
     process.kill()
-    until(lambda: gone(server) and gone(deep) and gone(keeper), "all end", seconds=10)
+    until(lambda: gone(server) and gone(deep) and gone(keeper), "all end")
     assert not gone(fork)
     os.kill(fork, signal.SIGKILL)
 
@@ -161,7 +161,7 @@ def test_resume_wakes_the_whole_tree(tmp_path) -> None:
         ),
         "both run again",
     )
-    assert kept.stop(signal.SIGTERM, 10)
+    assert kept.stop(signal.SIGTERM, 120)
 
 
 def test_what_a_server_leaves_behind_ends_with_it(tmp_path) -> None:
@@ -169,13 +169,13 @@ def test_what_a_server_leaves_behind_ends_with_it(tmp_path) -> None:
     kept = keep(tmp_path, argv)
     deep = grandchild()
     os.kill(kept.pid, signal.SIGTERM)
-    assert kept.wait(20)
+    assert kept.wait(120)
     assert gone(deep)
 
 
 def test_a_program_that_is_not_there_says_so_in_its_log(tmp_path) -> None:
     kept = keep(tmp_path, ["/nowhere/postgres"])
-    assert kept.wait(20)
+    assert kept.wait(120)
     assert "cannot run /nowhere/postgres" in kept.last_words()
 
 
