@@ -27,8 +27,9 @@ from stream_app.commits import FIRST_PAUSE_SECONDS, Commits
 from stream_app.errors import Retry, StreamAppError
 from stream_app.log_ends import Log, look
 from stream_app.partition import PartitionWorker, ProcessorFactory
+from stream_app.progress import tell_went_back
 from stream_app.settings import WorkerSettings
-from stream_app.sink import Sink, tell_went_back
+from stream_app.sink import Sink
 
 log = logging.getLogger(__name__)
 

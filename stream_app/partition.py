@@ -32,9 +32,10 @@ from stream_app.errors import StreamAppError
 from stream_app.holes import deleted_unread, made_anew
 from stream_app.log_ends import Log
 from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted
+from stream_app.progress import Progress
 from stream_app.records import KafkaRecord, read_record
 from stream_app.settings import WorkerSettings
-from stream_app.sink import CallWrite, Progress
+from stream_app.sink import CallWrite
 from stream_app.stretch import Stretch
 from stream_app.unheld import about_to_go, before_a_leap, maybe_forgotten
 

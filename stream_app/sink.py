@@ -1,7 +1,7 @@
 """The sink: one PostgreSQL transaction for a batch of finished calls and the partitions' progress.
 
-Owns the transaction, its revision guard, its epoch fence, and the finding of single values that
-PostgreSQL refuses. Refuses to know Kafka, and when to write or to try again.
+Owns the transaction, its revision guard, and the finding of single values that PostgreSQL refuses;
+`progress` has the fence by epochs. Refuses to know Kafka, and when to write or to try again.
 
 Guarantees: a lower revision never overwrites a higher one, hidden calls included; a batch of a
 worker whose epoch is over writes nothing; a batch is written as a whole with its progress or not at
@@ -17,18 +17,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
 import psycopg
 from psycopg import sql
 
 from callstate.call import CallState
 from callstate.cdr import Cdr, Provenance
 from callstate.envelope import Gap
-from callstate.events import format_time
 from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.active_calls import Change, write_active
 from stream_app.copy_text import cdr_line, provenance_line
 from stream_app.errors import SinkRefused, SinkUnavailable, way_into_sink
+from stream_app.progress import Fenced, Progress, advance, epochs, positions, take
 from stream_app.reused import NAMES_MAX, begun_again, names_of
 
 log = logging.getLogger(__name__)
@@ -48,31 +47,6 @@ _EMPTY_BATCH: Final = (
     b"SELECT pg_advisory_xact_lock_shared(%d); "
     b"DELETE FROM pg_temp.batch_cdrs; DELETE FROM pg_temp.batch_provenance" % SWAP_LOCK_KEY
 )
-
-# The row is locked from here to the commit: a worker that takes the partition meanwhile waits, and
-# one that took it before has raised the epoch, so that no row is found.
-_ADVANCE: Final = """
-UPDATE sink_progress AS held
-SET next_offset = new.next_offset,
-    watermark = greatest(held.watermark, new.watermark),
-    counters = coalesce(new.counters, held.counters),
-    updated_at = now()
-FROM unnest(%s::text[], %s::int4[], %s::int8[], %s::int8[], %s::timestamptz[], %s::jsonb[])
-    AS new (topic, partition, epoch, next_offset, watermark, counters)
-    JOIN sink_progress AS before USING (topic, partition)
-WHERE held.topic = new.topic AND held.partition = new.partition AND held.epoch = new.epoch
-RETURNING held.topic, held.partition, held.epoch, before.next_offset, before.watermark,
-    held.next_offset
-"""
-
-_TAKE: Final = """
-INSERT INTO sink_progress AS held (topic, partition, epoch, holder)
-SELECT topic, partition, 1, %s FROM unnest(%s::text[], %s::int4[]) AS new (topic, partition)
-ORDER BY topic, partition
-ON CONFLICT (topic, partition) DO UPDATE
-SET epoch = held.epoch + 1, holder = excluded.holder, updated_at = now()
-RETURNING topic, partition, epoch, next_offset
-"""
 
 _KNOW_LATER: Final = """
 UPDATE cdr_provenance
@@ -119,20 +93,6 @@ class CallWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one partition is with this transaction, and the epoch that its holder has.
-
-    `positions` maps topic to next offset; watermark and counters go to the first topic's row.
-    """
-
-    partition: int
-    epoch: int
-    positions: Mapping[str, int]
-    watermark_us: int | None
-    counters: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Poison:
     """A call that PostgreSQL refuses, and its words."""
 
@@ -173,9 +133,6 @@ class Written:
         )
 
 
-_Place = tuple[str, int, int]  # topic, partition, epoch
-
-
 class ActiveRow(NamedTuple):
     """A call in progress as the database has it; times are aware."""
 
@@ -199,7 +156,7 @@ class Sink:
         self._schema = schema
         self._name = name
         self._connection: psycopg.Connection[Any] | None = None
-        self._advanced: dict[_Place, int] = {}  # to which offset, in the newest commit
+        self._advanced: dict[tuple[str, int, int], int] = {}  # in the newest commits
 
     def close(self) -> None:
         """Closes the connection; the next call makes a new one."""
@@ -213,31 +170,18 @@ class Sink:
         Returns:
             Partition to the epoch that this worker now has.
         """
-        pairs = sorted((topic, partition) for partition in partitions for topic in topics)
-        if not pairs:
-            return {}
         with _Told(self), self._connect().transaction():
-            rows = self._connect().execute(
-                _TAKE, (holder, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-            )
-            return {row[1]: row[2] for row in rows if row[0] == topics[0]}
+            return take(self._connect(), topics, partitions, holder)
 
     def epochs(self, topic: str) -> dict[int, int]:
         """Partition to its present epoch."""
         with _Told(self):
-            rows = self._connect().execute(
-                "SELECT partition, epoch FROM sink_progress WHERE topic = %s", (topic,)
-            )
-            return {row[0]: row[1] for row in rows}
+            return epochs(self._connect(), topic)
 
     def positions(self, topic: str) -> dict[int, tuple[int, datetime | None]]:
         """Partition to the next offset and the watermark as of its last commit."""
         with _Told(self):
-            rows = self._connect().execute(
-                "SELECT partition, next_offset, watermark FROM sink_progress WHERE topic = %s",
-                (topic,),
-            )
-            return {row[0]: (row[1], row[2]) for row in rows}
+            return positions(self._connect(), topic)
 
     def recall(self, call_ids: Collection[str]) -> dict[str, CallState]:
         """Calls as they were told last; who was never told, or is purged, is not in it.
@@ -298,45 +242,13 @@ class Sink:
                 with connection.transaction():
                     # The slow part first: the fence's row lock is held for one short statement.
                     done = self._write_calls(connection, calls)
-                    advanced = self._advance(connection, progress)
+                    advanced = advance(connection, progress, self._advanced)
                     for gap in gaps:
                         connection.execute(_ADD_GAP, _gap_row(gap))
-            except _Fenced as fenced:
+            except Fenced as fenced:
                 return Written(fenced=fenced.partitions)
             self._advanced.update(advanced)
             return done
-
-    def _advance(
-        self, connection: psycopg.Connection[Any], progress: Sequence[Progress]
-    ) -> Mapping[_Place, int]:
-        rows = [
-            (
-                topic,
-                part.partition,
-                part.epoch,
-                position,
-                _moment(part.watermark_us) if first else None,
-                orjson.dumps(part.counters).decode() if first else None,
-            )
-            for part in progress
-            for first, (topic, position) in zip(
-                (True, *[False] * len(part.positions)), part.positions.items(), strict=False
-            )
-        ]
-        if not rows:
-            return {}
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        found = connection.execute(_ADVANCE, columns).fetchall()
-        held = {(row[0], row[1]) for row in found}
-        lost = frozenset(row[1] for row in rows if (row[0], row[1]) not in held)
-        if lost:
-            raise _Fenced(lost)
-        leading = {next(iter(part.positions)) for part in progress}  # whose rows have watermarks
-        for topic, partition, epoch, before, watermark, _ in found:
-            was = self._advanced.get((topic, partition, epoch), 0)
-            if before < was and topic in leading:
-                tell_went_back(topic, partition, was, before, watermark)
-        return {(row[0], row[1], row[2]): row[5] for row in found}
 
     def _write_calls(
         self, connection: psycopg.Connection[Any], calls: Sequence[CallWrite]
@@ -419,34 +331,6 @@ class Sink:
         return self._connection
 
 
-def tell_went_back(
-    topic: str, partition: int, was: int, found: int, watermark: datetime | None
-) -> None:
-    """The database has forgotten commits that it had confirmed; Kafka does not tell them again."""
-    log.error(
-        "sink_went_back",
-        extra={
-            "topic": topic,
-            "partition": partition,
-            "position": was,
-            "found": found,
-            "advice": "a standby that was behind was promoted, or a backup restored: `cdrstream"
-            f" replay --from {_told(watermark)} --to {_told(datetime.now(UTC))}` finds the CDRs"
-            " that are missing",
-        },
-    )
-
-
-def _told(moment: datetime | None) -> str:
-    return "TIME" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class _Fenced(Exception):
-    def __init__(self, partitions: frozenset[int]) -> None:
-        super().__init__(partitions)
-        self.partitions = partitions
-
-
 class _Told:
     """Says what the database said in this package's words, and drops a broken connection."""
 
@@ -482,10 +366,6 @@ def _is_poison(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _moment(time_us: int | None) -> str | None:
-    return None if time_us is None else format_time(time_us)
 
 
 _GAP_TEXT_MAX: Final = 200  # characters; three such texts stand in one index

@@ -15,7 +15,8 @@ from callstate.envelope import Gap
 from ops.stack import Stack
 from stream_app.errors import SinkRefused, SinkUnavailable
 from stream_app.migrations import grant_sink
-from stream_app.sink import SWAP_LOCK_KEY, CallWrite, Progress, Sink, Written
+from stream_app.progress import Progress
+from stream_app.sink import SWAP_LOCK_KEY, CallWrite, Sink, Written
 from tests.calls import us
 from tests.streaming import database, stream_stack, until
 
