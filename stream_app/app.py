@@ -10,6 +10,7 @@ import logging
 from typing import Any, Final, cast
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.assignment import Assignment
@@ -51,6 +52,13 @@ class CdrApp(faust.App):
     def store(self) -> PartitionedStore:
         """The calls of all our partitions."""
         return cast(PartitionedStore, self.open_calls.data)
+
+    async def read_from(self, topic: str, partition: int, offset: int) -> None:
+        """Goes on reading a partition there, unless a rebalance takes it: its end does that."""
+        try:
+            await self.consumer.seek_wait({TP(topic, partition): offset})
+        except (KafkaError, TimeoutError) as error:
+            log.info("seek_left", extra={"topic": topic, "partition": partition, "why": str(error)})
 
     def end_offset(self, topic: str, partition: int) -> int | None:
         """Where a partition's log ends, as of the last fetch; None where that is unknown."""

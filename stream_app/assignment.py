@@ -24,6 +24,7 @@ from stream_app.background import BackgroundThread
 from stream_app.batches import Room
 from stream_app.changelog import Restored, restore
 from stream_app.commits import FIRST_PAUSE_SECONDS, Commits
+from stream_app.continuity import Continuity, Seek
 from stream_app.errors import Retry, StreamAppError
 from stream_app.log_ends import Log, look
 from stream_app.partition import PartitionWorker, ProcessorFactory
@@ -67,6 +68,7 @@ class Assignment:
         workers: dict[int, PartitionWorker],
         commits: Commits,
         room: Room,
+        seek: Seek,
         make_processor: ProcessorFactory = PartitionProcessor,
         crash: Callable[[BaseException], None] = _raise,
     ) -> None:
@@ -94,6 +96,7 @@ class Assignment:
         self._recall_thread = BackgroundThread("recall")
         self._recalls: dict[int, asyncio.Task[None]] = {}
         self._crash = crash
+        self._continuity = Continuity(settings, workers, seek, commits.note_failure, crash)
         self.recalled = 0
         self._turn = 0
         self._one_at_a_time = asyncio.Lock()
@@ -133,9 +136,16 @@ class Assignment:
     def take(
         self, generation: int, topic: str, number: int, batch: Sequence[Any], token: Any
     ) -> None:
-        """A fetched batch; what comes while partitions move is left and fetched again."""
+        """A fetched batch; what comes while partitions move, or out of its turn, is left.
+
+        It is fetched again.
+        """
         worker = self.workers.get(number)
-        ours = self.ready and worker is not None
+        ours = (
+            self.ready
+            and worker is not None
+            and self._continuity.follows(worker, topic, batch[0].offset)
+        )
         self._room.taken(generation, len(batch), held=ours)
         if ours:
             assert worker is not None
@@ -330,5 +340,6 @@ class Assignment:
         """Ends the thread."""
         for task in list(self._recalls.values()):
             task.cancel()
+        self._continuity.close()
         self._recall_thread.stop()
         self._thread.stop()

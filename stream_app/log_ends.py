@@ -9,6 +9,7 @@ what follows: `partition` begins anew.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -42,6 +43,56 @@ class Log(NamedTuple):
         """Whether a position, remembered with its topic's identity, is one of this log."""
         is_another = topic_id and self.topic_id and topic_id != self.topic_id
         return not is_another and position <= self.end
+
+
+class FirstRecord(NamedTuple):
+    """The first record at a position or behind it, and whether some before it were deleted."""
+
+    offset: int
+    deleted: bool
+
+
+def first_record(
+    settings: WorkerSettings, topic: str, partition: int, position: int
+) -> FirstRecord:
+    """What a log has at a position where a record was expected. Blocks.
+
+    Between the position and the first record lies nothing, or what retention has deleted, or what
+    a client never gets to see: markers of transactions.
+
+    Raises:
+        BrokerUnavailable: The broker does not tell it now.
+    """
+    seconds = settings.kafka_timeout_seconds
+    consumer = Consumer(
+        settings.librdkafka(
+            client_id=f"{settings.worker_id}-first",
+            group_id=f"{settings.group_id}-restore",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_uncommitted",
+            fetch_wait_max_ms=50,
+        ),
+        logger=client_log,
+    )
+    place = TopicPartition(topic, partition, position)
+    deadline = time.monotonic() + seconds
+    try:
+        consumer.assign([place])
+        while time.monotonic() < deadline:
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            error, offset = message.error(), message.offset()
+            if error is None and offset is not None:
+                # Asked afterwards: whatever is missing before the record is missing by then.
+                begin, _ = ends_of(consumer, place, seconds)
+                return FirstRecord(offset, deleted=begin > position)
+            if error is not None and not error.retriable():
+                raise BrokerUnavailable(f"{topic} cannot be read at {position}: {error.str()}")
+    finally:
+        consumer.close()
+    raise BrokerUnavailable(f"{topic} cannot be read at {position}: no answer")
 
 
 def look(

@@ -30,7 +30,7 @@ from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
 from stream_app.errors import StreamAppError
 from stream_app.holes import deleted_unread, made_anew
-from stream_app.log_ends import Log
+from stream_app.log_ends import FirstRecord, Log
 from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted
 from stream_app.progress import Progress
 from stream_app.records import KafkaRecord, read_record
@@ -104,6 +104,7 @@ class PartitionWorker:
         self._committed_state = state
         self._logs: Mapping[str, Log] = logs or {}  # until the first cut, which knows them
         self._bad: set[tuple[str, int]] = set()
+        self._passed_over: dict[tuple[str, int], FirstRecord] = {}  # by position
         self._stretch = Stretch(settings, partition)
         self._recalling = recalling
         self._horizon_us = to_us(settings.resolution.late_horizon_seconds)
@@ -159,6 +160,19 @@ class PartitionWorker:
         """Whether finished calls or side records wait, and not progress alone."""
         stretch = self._stretch
         return bool(stretch.calls or stretch.side_records or stretch.gaps)
+
+    def next_offset(self, topic: str) -> int:
+        """Where the next batch must begin, or before; behind all that was taken in."""
+        taken = self.positions[topic]
+        for parked in self._parked:
+            if parked.topic == topic and parked.records:
+                taken = max(taken, parked.records[-1].offset + 1)
+        passed_over = self._passed_over.get((topic, taken))
+        return taken if passed_over is None else passed_over.offset
+
+    def pass_over(self, topic: str, position: int, first: FirstRecord) -> None:
+        """The log holds nothing from `position`, our `next_offset`, to `first`."""
+        self._passed_over[topic, position] = first
 
     def feed(self, topic: str, records: Sequence[KafkaRecord], token: Any = None) -> None:
         """A batch of one topic in offset order; what was fed before is skipped.
@@ -268,7 +282,9 @@ class PartitionWorker:
         if not records:
             return
         position = self.positions[topic]
-        if records[0].offset > position > 0 or topic in self._made_anew:
+        passed_over = self._passed_over.get((topic, position))
+        lost = position > 0 and passed_over is not None and passed_over.deleted
+        if lost or topic in self._made_anew:
             read = [*self._gap_before(topic, position, records[0].offset, read), *read]
         for parsed in read:
             if type(parsed) is Gap:
@@ -336,6 +352,11 @@ class PartitionWorker:
         self._cut_calls = stretch.calls  # until the next cut, which comes when these are written
         self._bad.clear()
         self._logs = {}
+        self._passed_over = {
+            (topic, position): first
+            for (topic, position), first in self._passed_over.items()
+            if position >= self.positions[topic]
+        }
         topic = self._settings.changelog_topic
         changelog = [
             changelog_record(

@@ -197,7 +197,13 @@ class Worker:
             let_go=self.room.let_go,
         )
         self.assignment = Assignment(
-            settings, lambda: self.app.store, workers, self.commits, self.room, crash=self._crash
+            settings,
+            lambda: self.app.store,
+            workers,
+            self.commits,
+            self.room,
+            self.app.read_from,
+            crash=self._crash,
         )
         self._crashed: list[asyncio.Task[None]] = []
         self.app.assignment = self.assignment

@@ -16,6 +16,7 @@ from callstate.events import CallEvent
 from callstate.processor import PartitionProcessor
 from stream_app.changelog import PARTITION_KEY
 from stream_app.errors import StreamAppError
+from stream_app.log_ends import FirstRecord
 from stream_app.log_ends import Log as BrokerLog
 from stream_app.partition import BAD_RECORDS_MAX, PartitionWorker
 from stream_app.settings import WorkerSettings
@@ -187,6 +188,7 @@ def test_records_that_were_deleted_unread_are_told_as_a_gap(log: Log) -> None:
     one = worker(
         state=told_state(read), logs={EVENTS: BrokerLog("x", 11), REFERENCES: BrokerLog("y", 0)}
     )
+    one.pass_over(EVENTS, 7, FirstRecord(8, deleted=True))
     one.feed(EVENTS, later.records[8:])  # the record 7 is gone
     commit = one.cut()
     assert commit is not None
@@ -196,6 +198,24 @@ def test_records_that_were_deleted_unread_are_told_as_a_gap(log: Log) -> None:
     one.feed(EVENTS, later.records[8:])
     again = one.cut()
     assert again is None or not again.gaps, "what comes twice is no hole"
+
+
+def test_where_a_log_holds_nothing_nothing_was_lost(log: Log) -> None:
+    one = worker(state=told_state(log.records))
+    assert one.next_offset(EVENTS) == 7
+    one.pass_over(EVENTS, 7, FirstRecord(9, deleted=False))  # markers of a transaction
+    assert one.next_offset(EVENTS) == 9
+    assert one.next_offset(REFERENCES) == 0
+    later = Log()
+    later.records += [*log.records, log.records[0], log.records[0]]
+    later.call("three", 110)
+    later.beat(200)
+    one.feed(EVENTS, later.records[9:])
+    commit = one.cut()
+    assert commit is not None
+    assert written(commit) == ["three"]
+    assert not commit.gaps
+    assert one.next_offset(EVENTS) == 13
 
 
 @pytest.mark.parametrize(
