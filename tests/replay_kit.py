@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psycopg
-import pytest
 
 from callstate.envelope import event_message, heartbeat_message
 from callstate.events import parse_time_us
@@ -23,20 +22,8 @@ from ops.replay.driving import Verified, drive, settings_json, verify
 from ops.replay.plan import Plan, Span, plan_topic
 from ops.replay.registry import Replay
 from ops.replay.share import Job
-from ops.stack import Stack
 from tests.calls import DAY_US, us
-from tests.streaming import CLOCK, Bed, database
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    """Topics and a database, and no worker yet."""
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
+from tests.streaming import CLOCK, Bed
 
 
 def plan_of(bed: Bed, start: float, end: float, margin: float = 28_800, **more: Any) -> Plan:

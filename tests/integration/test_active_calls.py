@@ -26,13 +26,10 @@ def free_port() -> int:
 
 @pytest.fixture
 def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        listen = f"127.0.0.1:{free_port()}"
-        bed = Bed(dsn, tmp_path, active_interval_seconds=0.2, active_listen=listen)
-        try:
-            yield bed
-        finally:
-            bed.end()
+    listen = f"127.0.0.1:{free_port()}"
+    settings = {"active_interval_seconds": 0.2, "active_listen": listen}
+    with database(stream_stack.sink) as dsn, Bed(dsn, tmp_path, **settings) as bed:
+        yield bed
 
 
 def asked(bed: Bed, query: str = "") -> list[dict[str, str | None]]:

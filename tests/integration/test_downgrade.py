@@ -15,7 +15,6 @@ from cdc.provision import provision
 from cdc.settings import ReaderSettings
 from cdc.status import State
 from cdc.withdraw import SlotInUse, withdraw
-from ops.stack import Stack
 from stream_app.downgrade import downgrade
 from stream_app.errors import SchemaError
 from stream_app.migrations import (
@@ -27,20 +26,11 @@ from stream_app.migrations import (
     migrate,
 )
 from tests.reader_kit import Bed
-from tests.streaming import database, stream_stack
+from tests.streaming import empty, stream_stack
 
-__all__ = ["stream_stack"]
+__all__ = ["empty", "stream_stack"]
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def empty(stream_stack: Stack) -> Iterator[Connection]:
-    with (
-        database(stream_stack.sink, migrated=False) as dsn,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        yield connection
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from ops.errors import OpsError
 from ops.replay import applying, comparing, registry
 from ops.replay.driving import drive
-from tests.replay_kit import bed, begin, connect, plan_of, replayed, verified
-from tests.streaming import Bed, call_rows, stream_stack, until
+from tests.replay_kit import begin, connect, plan_of, replayed, verified
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 

@@ -35,14 +35,11 @@ OFFSETS_US = {"a": 0, "b": 740_000, "c": -1_310_000}
 
 @pytest.fixture
 def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        rules = ResolutionConfig(servers=tuple(OFFSETS_US), late_horizon_seconds=900.0)
-        # Small batches: time within one must not leap further than calls are held.
-        bed = Bed(dsn, tmp_path, resolution=rules, batch_records_max=40)
-        try:
-            yield bed
-        finally:
-            bed.end()
+    rules = ResolutionConfig(servers=tuple(OFFSETS_US), late_horizon_seconds=900.0)
+    # Small batches: time within one must not leap further than calls are held.
+    settings = {"resolution": rules, "batch_records_max": 40}
+    with database(stream_stack.sink) as dsn, Bed(dsn, tmp_path, **settings) as bed:
+        yield bed
 
 
 class Traffic:

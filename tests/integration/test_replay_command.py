@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli_kit import cdrstream, environment
-from tests.replay_kit import bed, config_of
-from tests.streaming import Bed, call_rows, stream_stack, until
+from tests.replay_kit import config_of
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 

@@ -22,7 +22,6 @@ from ops.stack import Stack
 from tests.calls import iso
 from tests.replay_kit import (
     beat_at,
-    bed,
     begin,
     connect,
     job_of,
@@ -32,7 +31,7 @@ from tests.replay_kit import (
     verified,
     yesterday,
 )
-from tests.streaming import Bed, call_rows, stream_stack, until
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 

@@ -23,8 +23,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from ops.replay.comparing import record
 from stream_app.cdr_stream import REVISIONS_A_SWAP
 from tests.cli_kit import cdrstream, environment
-from tests.replay_kit import bed, config_of
-from tests.streaming import Bed, call_rows, stream_stack, until
+from tests.replay_kit import config_of
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 

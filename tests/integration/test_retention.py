@@ -89,10 +89,7 @@ def test_a_database_that_is_away_says_so() -> None:
 
 
 def test_the_worker_purges(dsn: str, tmp_path: Path) -> None:
-    bed = Bed(dsn, tmp_path, retention_interval_seconds=0.2)
-    try:
+    with Bed(dsn, tmp_path, retention_interval_seconds=0.2) as bed:
         worker = bed.worker()
         until(lambda: worker.logged("purged calls=25 hidden=12 gaps=1"), "purged")
         assert worker.stop() == 0
-    finally:
-        bed.end()

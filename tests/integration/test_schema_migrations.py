@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from ops.stack import Stack
 from stream_app.errors import SchemaError
 from stream_app.migrations import (
     OUR_TABLES,
@@ -19,9 +17,9 @@ from stream_app.migrations import (
     migrate,
     migrations,
 )
-from tests.streaming import database, stream_stack
+from tests.streaming import empty, stream_stack
 
-__all__ = ["stream_stack"]
+__all__ = ["empty", "stream_stack"]
 
 TEXT, TIME, SMALL, WHOLE = "text", "timestamp without time zone", "smallint", "integer"
 
@@ -93,15 +91,6 @@ VIEW_CDRS = [
 OLD = ["call_state_events", "cdrs", "observer_state_events", "version_history", "view_cdrs"]
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def empty(stream_stack: Stack) -> Iterator[Connection]:
-    with (
-        database(stream_stack.sink, migrated=False) as dsn,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        yield connection
 
 
 def columns(connection: Connection, table: str) -> list[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ops.stack.accounts import Account, can_enter
+from tests.demo_process import processes_naming
 
 pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
@@ -30,19 +31,6 @@ with Stack(1, clocks={"a": "-5.5s"}) as stack:
         sys.stdin.read()
 print("ended", flush=True)
 """
-
-
-def naming(text: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if text in line:
-                found.append(line)
-    return found
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
@@ -69,21 +57,21 @@ def test_nothing_outlives_an_owner(number) -> None:
     process = owner()
     assert process.stdout is not None
     folder = process.stdout.readline().split()[0]
-    assert len(naming(folder)) >= 4  # two servers, two keepers
+    assert len(processes_naming(folder)) >= 4  # two servers, two keepers
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    until(lambda: not naming(folder), "all processes end")
+    until(lambda: not processes_naming(folder), "all processes end")
     until(lambda: not Path(folder).exists(), "the folder goes")
 
 
 def test_an_owner_killed_while_its_stack_starts() -> None:
     process = owner()
     mine = f" owner={process.pid} "
-    until(lambda: bool(naming(mine)), "the first keeper", 60)
+    until(lambda: bool(processes_naming(mine)), "the first keeper", 60)
     process.kill()
     process.communicate(timeout=30)
-    until(lambda: not naming(mine), "all keepers end")
+    until(lambda: not processes_naming(mine), "all keepers end")
 
 
 def ordinary_user() -> tuple[list[str], str]:
@@ -139,5 +127,5 @@ def test_as_an_ordinary_user() -> None:
     assert process.returncode == 0, process.stderr
     folder, *_, last = process.stdout.split()
     assert last == "ended"
-    assert not naming(folder)
+    assert not processes_naming(folder)
     assert not Path(folder).exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 import time
@@ -27,22 +26,9 @@ from ops.stack import (
     ports,
 )
 from ops.stack.binaries import EMBEDDED
+from tests.demo_process import processes_naming
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def naming(text: str) -> list[str]:
-    """Command lines of the processes that name `text`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if text in line:
-                found.append(line)
-    return found
 
 
 def send(broker: KafkaBroker, topic: str, value: bytes) -> None:
@@ -192,10 +178,10 @@ def test_a_stack_that_ended_left_nothing() -> None:
     with Stack(2) as stack:
         folder = stack.folder
         used = [server.port for server in stack.servers] + [stack.broker.port]
-        assert len(naming(str(folder))) == 6  # three servers, each with its keeper
+        assert len(processes_naming(str(folder))) == 6  # three servers, each with its keeper
         began = time.monotonic()
     assert time.monotonic() - began < 10
-    assert not naming(str(folder))
+    assert not processes_naming(str(folder))
     assert not folder.exists()
     assert all(ports.is_free(port) for port in used)
 
@@ -213,7 +199,7 @@ def test_an_error_inside_leaves_nothing() -> None:
     with pytest.raises(LookupError):
         use()
     assert not found[0].exists()
-    assert not naming(str(found[0]))
+    assert not processes_naming(str(found[0]))
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_stays(stack: Stack, tmp_path: Path) -> None:
@@ -221,7 +207,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_stays(stack: Stack, tmp_path: 
     # not pytest's own folder: that one is closed to the account that servers run as
     with pytest.raises(PortTakenError, match=f"port {taken} on 127.0.0.1 is taken"):
         Stack([ServerSpec("x", port=taken), ServerSpec("y")], broker=None).start()
-    assert not [line for line in naming("cluster_name=y") if "postgres" in line]
+    assert not [line for line in processes_naming("cluster_name=y") if "postgres" in line]
 
 
 def test_a_port_taken_while_a_server_was_down(extra_server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,25 +17,14 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from ops.stack import Stack
 from stream_app.changelog import PARTITION_KEY, Outbox, OutRecord, changelog_record, restore
 from stream_app.errors import TopicError
 from stream_app.topics import ensure_topics, topic_specs
-from tests.streaming import Bed, call_rows, database, stream_stack, until
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 import pytest
@@ -12,23 +10,12 @@ from confluent_kafka import Producer
 
 from callstate.envelope import event_message
 from callstate.topics import DEAD_LETTER_BYTES_MAX
-from ops.stack import Stack
 from stream_app.changelog import PARTITION_KEY, Outbox, changelog_record, restore
-from tests.streaming import CLOCK, Bed, call_rows, database, stream_stack, until
+from tests.streaming import CLOCK, Bed, bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 def test_rows_of_megabytes_keep_nobody(bed: Bed) -> None:

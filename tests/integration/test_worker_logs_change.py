@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import psycopg
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from ops.stack import Stack
 from stream_app.topics import ensure_topics
-from tests.streaming import Bed, call_rows, database, stream_stack, until
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
-__all__ = ["stream_stack"]
+__all__ = ["bed", "stream_stack"]
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path)
-        try:
-            yield bed
-        finally:
-            bed.end()
 
 
 def put_calls(bed: Bed, names: Sequence[str], at: float) -> None:

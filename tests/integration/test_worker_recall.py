@@ -19,12 +19,8 @@ RULES = ResolutionConfig(servers=("a",), late_horizon_seconds=1.0)
 
 @pytest.fixture
 def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    with database(stream_stack.sink) as dsn:
-        bed = Bed(dsn, tmp_path, resolution=RULES)
-        try:
-            yield bed
-        finally:
-            bed.end()
+    with database(stream_stack.sink) as dsn, Bed(dsn, tmp_path, resolution=RULES) as bed:
+        yield bed
 
 
 def forget(bed: Bed, at: float) -> None:
