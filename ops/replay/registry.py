@@ -135,10 +135,13 @@ def begin_swap(connection: Connection, replay_id: int, *, is_told: bool) -> None
     """Numbers an apply or undo, above all before it; to be called under the lock of swaps.
 
     The number is a time in seconds, so that it rises too where a database was restored from a copy
-    that knows less swaps than listeners have heard of. `is_told`: nobody is to be told.
+    that knows less swaps than listeners have heard of. `is_told`: nobody is to be told, unless
+    somebody was not told of the swap before this one.
     """
     connection.execute(
-        "UPDATE cdr_replays SET told_at = CASE WHEN %(told)s THEN now() END, swap = greatest("
+        "UPDATE cdr_replays SET told_at ="
+        " CASE WHEN %(told)s AND (swap IS NULL OR told_at IS NOT NULL) THEN now() END,"
+        " swap = greatest("
         "extract(epoch FROM clock_timestamp())::int8,"
         " (SELECT coalesce(max(swap), 0) + 1 FROM cdr_replays)) WHERE id = %(id)s",
         {"id": replay_id, "told": is_told},

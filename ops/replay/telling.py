@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from confluent_kafka import KafkaError
 from psycopg.rows import dict_row
 
 from ops.config import worker_settings
@@ -27,7 +28,7 @@ from ops.replay.shadow import Connection
 from ops.topics import TIMEOUT_SECONDS, speaking_to
 from stream_app.cdr_stream import revision_record, told_revision
 from stream_app.changelog import Outbox, OutRecord, client_log
-from stream_app.errors import BrokerUnavailable
+from stream_app.errors import StreamAppError
 
 if TYPE_CHECKING:
     from ops.config import Config
@@ -57,13 +58,25 @@ ORDER BY kept.id
 """
 
 
+class _EveryRecord(Outbox):
+    """Leaves none out. A worker must go on beside a record that is too large; here nobody waits."""
+
+    def _refused(
+        self, error: KafkaError, topic: str, key: bytes | None, value: bytes | None
+    ) -> None:
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            self._errors.append(f"{topic}: {error.str()}; raise its max.message.bytes")
+        else:
+            super()._refused(error, topic, key, value)
+
+
 def demand_listeners_way(kafka: Kafka, topic: str) -> None:
     """Returns when revisions can be told: asked before anything is swapped.
 
     Raises:
         OpsError: The broker is away, there is no such topic, or this user may not write to it.
     """
-    from confluent_kafka import KafkaError, KafkaException, TopicCollection  # noqa: PLC0415
+    from confluent_kafka import KafkaException, TopicCollection  # noqa: PLC0415
     from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]  # noqa: PLC0415
 
     with speaking_to(kafka) as admin:
@@ -105,12 +118,12 @@ def tell(connection: Connection, config: Config, replay_id: int) -> int:
     """
     settings = worker_settings(config)
     client_log.setLevel(logging.CRITICAL)  # what is wrong is said in one line, by the error
-    outbox = Outbox(dataclasses.replace(settings, worker_id=f"cdrstream-replay-{replay_id}"))
+    outbox = _EveryRecord(dataclasses.replace(settings, worker_id=f"cdrstream-replay-{replay_id}"))
     told = 0
     try:
         for records in _held_now(connection, settings.cdrs_topic, replay_id):
             told += outbox.send(records)
-    except BrokerUnavailable as error:
+    except StreamAppError as error:
         raise OpsError(
             f"the CDRs are swapped, but not all who listen to {settings.cdrs_topic} know: {error}",
             f"when Kafka is back: cdrstream replay --resume {replay_id}",

@@ -251,6 +251,13 @@ def test_an_undo_behind_a_killed_apply_tells_both(bed: Bed, config: Path) -> Non
     assert undone.returncode == 0, undone.stderr
     assert said(bed) == asked(bed) == broken
     assert "not told" not in cdrstream("replay", "list", config=config).stdout
+    # Who tells nobody of his undo does not make those know who were half told before.
+    killed(config, "when some are told", "replay", "apply", "1", "--yes")
+    alone = ["--set", "worker.cdr_stream=false"]
+    assert cdrstream("replay", "undo", "1", "--yes", *alone, config=config).returncode == 0
+    assert "not told" in cdrstream("replay", "list", config=config).stdout
+    assert cdrstream("replay", "--resume", "1", config=config).returncode == 0
+    assert said(bed) == asked(bed) == broken
 
 
 def test_without_kafka_nothing_is_swapped(bed: Bed, config: Path, tmp_path: Path) -> None:
