@@ -14,8 +14,8 @@ from ops.errors import OpsError
 from ops.explain_sink import from_sink
 from ops.replay import comparing
 from tests.cli_kit import cdrstream
-from tests.replay_kit import bed, config_of, connect, replayed
-from tests.streaming import Bed, call_rows, stream_stack, until
+from tests.replay_kit import config_of, connect, replayed
+from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 
