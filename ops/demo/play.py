@@ -41,8 +41,8 @@ from ops.simulation.script import US
 from ops.simulation.traffic import Traffic, generate
 from ops.simulation.truth import Expect
 
-READY_SECONDS: Final = 60.0
-PATIENCE_SECONDS: Final = 60.0  # beyond the moment at which the last call should be final
+READY_SECONDS: Final = 180.0
+PATIENCE_SECONDS: Final = 180.0  # beyond the moment at which the last call should be final
 LOOK_SECONDS: Final = 0.5
 _LEAD_SECONDS: Final = 1.0
 

@@ -34,7 +34,7 @@ from ops.stack.processes import KeptProcess, Program
 SCENARIOS: Final = EXAMPLE / "scenarios"
 _PATIENCE_SECONDS: Final = 20  # of a caller, for its whole call
 _CUT_SECONDS: Final = 5  # of one that is left ringing
-_REGISTER_SECONDS: Final = 10
+_REGISTER_SECONDS: Final = 30
 _POLL_SECONDS: Final = 0.05
 
 

@@ -40,13 +40,13 @@ from ops.simulation.script import US
 from ops.stack import Stack
 from ops.stack.debian import find_sip
 
-READY_SECONDS: Final = 60.0
-PATIENCE_SECONDS: Final = 45.0
+READY_SECONDS: Final = 180.0
+PATIENCE_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.2
 _BETWEEN_CALLS_SECONDS: Final = 0.1
-_ROWS_SECONDS: Final = 10.0
+_ROWS_SECONDS: Final = 60.0
 _ANSWERED: Final = ("call_bye_lost", "call_bye_elsewhere")  # of the calls that are killed
-_SLOW_SECONDS: Final = 0.5  # more than the phone's own time, until a call is called slow
+_SLOW_SECONDS: Final = 2.0  # more than the phone's own time, until a call is called slow
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from ops.stack.processes import KeptProcess, Program, wait_until
 
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "kamailio"
 REFUSED: Final = "call state event refused"  # what cse.cfg logs of a row that cannot be written
-_READY_SECONDS: Final = 20.0
+_READY_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 5.0
 _MEMORY_MB: Final = "32"
 

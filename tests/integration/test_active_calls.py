@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,30 +9,25 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ops.stack import Stack
+from ops.stack import Stack, ports
 from tests.streaming import Bed, call_rows, database, stream_stack, until
 
 __all__ = ["stream_stack"]
 
-pytestmark = pytest.mark.timeout(120)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def bed(tmp_path: Path, stream_stack: Stack) -> Iterator[Bed]:
-    listen = f"127.0.0.1:{free_port()}"
+    listen = f"127.0.0.1:{ports.pick()}"  # below those that connections of others are given
     settings = {"active_interval_seconds": 0.2, "active_listen": listen}
     with database(stream_stack.sink) as dsn, Bed(dsn, tmp_path, **settings) as bed:
         yield bed
 
 
 def asked(bed: Bed, query: str = "") -> list[dict[str, str | None]]:
-    with urllib.request.urlopen(f"http://{bed.settings.active_listen}/activecdrs{query}") as answer:
+    url = f"http://{bed.settings.active_listen}/activecdrs{query}"
+    with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/xml")
         root = ElementTree.fromstring(answer.read())
     assert root.tag == "cdrs"
@@ -42,6 +36,7 @@ def asked(bed: Bed, query: str = "") -> list[dict[str, str | None]]:
 
 def test_active_calls_are_told_over_http(bed: Bed) -> None:
     first = bed.worker("w1")
+    until(lambda: first.logged("active_calls_served"), "it listens")
     first.wait_assigned()
     rows = {f"c{n}@host": call_rows(f"c{n}@host", 0, seconds=50) for n in range(8)}
     for told in rows.values():

@@ -22,9 +22,9 @@ from ops.stack.ports import HOST
 from ops.stack.processes import wait_until
 
 SCHEMA = Path("stream_app/schema/0001_sipxcdr_version_7.sql")
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 5.0
 AGAIN_SECONDS = 2.0
-TRIES = 5
+TRIES = 20
 ROWS = "SELECT count(*) FROM call_state_events"
 
 
@@ -60,19 +60,27 @@ class Caller:
             if raw:
                 lines.append(name.encode() + b": " + raw)
         message = b"\r\n".join([*lines, b"", b""])
+        begun = time.monotonic()
         for _ in range(TRIES):
-            begun = time.monotonic()
             self._socket.sendto(message, (HOST, self._proxy.port))
             with suppress(TimeoutError):
                 while True:
-                    status = int(self._socket.recv(65_535).split(b" ", 2)[1])
+                    answer = self._socket.recv(65_535)
+                    # what it gets as the other proxy may come again, and answers to other calls
+                    if not answer.startswith(b"SIP/2.0 ") or call_id.encode() not in answer:
+                        continue
+                    status = int(answer.split(b" ", 2)[1])
                     if status >= 200:
                         return status, time.monotonic() - begun
         raise AssertionError(f"nobody answers {call_id}")
 
     def receive(self) -> bytes:
         """The next datagram, which it gets as the other proxy."""
-        return self._socket.recv(65_535)
+        self._socket.settimeout(AGAIN_SECONDS * TRIES)
+        try:
+            return self._socket.recv(65_535)
+        finally:
+            self._socket.settimeout(AGAIN_SECONDS)
 
     def send(self, message: bytes) -> None:
         """As it is."""
@@ -178,7 +186,7 @@ def rows_of(server: PostgresServer, call_id: str, count: int) -> list[dict[str, 
             found[:] = connection.execute(query, [call_id]).fetchall()
             return len(found) >= count
 
-        assert wait_until(there, 10), (call_id, found)
+        assert wait_until(there, 120), (call_id, found)
     return found
 
 
@@ -214,7 +222,7 @@ HOSTILE: dict[str, tuple[dict[str, str | bytes], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_whatever_strangers_send_is_a_row(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         via = f"SIP/2.0/UDP {HOST}:{caller.port};branch=z9hG4bKfolded, SIP/2.0/UDP 1.2.3.4"
@@ -230,7 +238,7 @@ def test_whatever_strangers_send_is_a_row(tmp_path):
         assert proxy.refused_rows() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_rows_wait_for_the_database_and_calls_do_not(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         server.stop("immediate")
@@ -249,7 +257,7 @@ def test_rows_wait_for_the_database_and_calls_do_not(tmp_path):
         assert proxy.refused_rows() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_database_that_was_restarted_between_two_calls_loses_no_row(tmp_path):
     """The writer does not know yet that its connection is gone: its next row fails once."""
     with proxied(tmp_path) as (server, proxy, caller):
@@ -262,7 +270,7 @@ def test_a_database_that_was_restarted_between_two_calls_loses_no_row(tmp_path):
         assert proxy.refused_rows() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_each_answer_is_a_row_once_however_they_come_again(tmp_path):
     with proxied(tmp_path) as (server, proxy, peer), phoned(proxy) as phone:
         phone.send("INVITE", "answered")
@@ -277,7 +285,7 @@ def test_each_answer_is_a_row_once_however_they_come_again(tmp_path):
         assert told == [("R", ""), ("S", "A"), ("S", "B.*")]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_invite_that_cannot_be_sent_on_is_a_failure(tmp_path):
     with proxied(tmp_path) as (server, proxy, _), phoned(proxy) as phone:
         # a transport that the proxy does not have
@@ -301,7 +309,7 @@ READ_ONLY = "ALTER ROLE kamailio {} default_transaction_read_only"
 NOW = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'kamailio'"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("trouble", "cure", "sign"),
     [
@@ -320,7 +328,7 @@ def test_a_database_that_can_take_no_row_is_waited_for(tmp_path, trouble, cure, 
         connection.execute(trouble)
         connection.execute(NOW)
         assert caller.invite("waits")[0] == 404
-        assert wait_until(lambda: sign in proxy.log.read_text(errors="replace"), 10)
+        assert wait_until(lambda: sign in proxy.log.read_text(errors="replace"), 120)
         assert caller.invite("waits-too")[0] == 404
         connection.execute(cure)
         connection.execute(NOW)
@@ -329,7 +337,7 @@ def test_a_database_that_can_take_no_row_is_waited_for(tmp_path, trouble, cure, 
         assert proxy.refused_rows() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_table_that_is_locked_gets_each_row_once(tmp_path):
     """The server gives up before Kamailio does: what waits for the lock is not left behind."""
     with proxied(tmp_path) as (server, proxy, caller), server.connect() as connection:
@@ -339,7 +347,7 @@ def test_a_table_that_is_locked_gets_each_row_once(tmp_path):
             locker.execute("LOCK TABLE call_state_events")
             assert caller.invite("waits")[0] == 404
             sign = "canceling statement due to statement timeout"
-            assert wait_until(lambda: proxy.log.read_text(errors="replace").count(sign) >= 4, 20)
+            assert wait_until(lambda: proxy.log.read_text(errors="replace").count(sign) >= 4, 120)
         rows_of(server, "waits", 2)
         caller.invite("later")
         rows_of(server, "later", 2)
@@ -347,7 +355,7 @@ def test_a_table_that_is_locked_gets_each_row_once(tmp_path):
         assert proxy.refused_rows() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_proxy_starts_without_its_database(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         proxy.kill()
@@ -357,10 +365,10 @@ def test_a_proxy_starts_without_its_database(tmp_path):
         server.start()
         rows_of(server, "early", 2)
         starts = "SELECT count(*) FROM observer_state_events WHERE status = 101"
-        assert wait_until(lambda: proxy.rows(starts) == 2, 10)
+        assert wait_until(lambda: proxy.rows(starts) == 2, 120)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_full_queue_loses_the_oldest_rows(tmp_path):
     with proxied(tmp_path, queue_rows=4) as (server, proxy, caller):
         server.stop("fast")
@@ -372,7 +380,7 @@ def test_a_full_queue_loses_the_oldest_rows(tmp_path):
         assert proxy.rows(ROWS) in (4, 5)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_row_that_cannot_be_written_stops_no_other(tmp_path):
     with proxied(tmp_path) as (server, proxy, caller):
         with server.connect() as connection:
