@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from callstate.cdr import TIME_COLUMNS
+from ops.complete import complete_through
 from ops.dsn import with_options
 from ops.errors import OpsError
 from ops.explain import Explained
@@ -20,12 +21,6 @@ from ops.visible import visible
 
 STATEMENT_TIMEOUT_MS: Final = 3_000
 _NEAR_MAX: Final = 5
-# One partition that has no watermark yet, and nobody can say so of all calls.
-_THROUGH: Final = """
-SELECT min(watermark) AS through
-FROM (SELECT max(watermark) AS watermark FROM sink_progress GROUP BY partition) AS parts
-HAVING count(*) = count(watermark)
-"""
 
 
 def from_sink(dsn: str, call_id: str, schema: str = "public") -> Explained:
@@ -71,8 +66,7 @@ def _iso(moment: datetime) -> str:
 
 def _not_found(sink: psycopg.Connection[dict[str, Any]], call_id: str) -> tuple[str, str]:
     """What to say of an unknown call: how far the sink has got, and ids that begin alike."""
-    progress = sink.execute(_THROUGH).fetchone()
-    through = progress["through"] if progress else None
+    through = complete_through(sink)
     seen = (
         f"the sink holds all calls that ended before {_iso(through)}"
         if through

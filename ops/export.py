@@ -20,6 +20,7 @@ import orjson
 import psycopg
 from psycopg import sql
 
+from ops.complete import complete_through
 from ops.config import Config
 from ops.dsn import with_options
 from ops.errors import ConfigError
@@ -143,6 +144,24 @@ def run(
         with whole_file(out) as file:
             written = _write(file, line, found, columns, form)
     sys.stderr.write(f"{written:,} CDRs\n")
+    notice = _what_may_be_missing(config, end.replace(tzinfo=None))
+    if notice:
+        sys.stderr.write(f"{notice}\n")
+
+
+def _what_may_be_missing(config: Config, end: datetime) -> str:
+    """What to say of a range that is not all told yet; empty where it is, but for open calls."""
+    dsn = with_options(config.sink_dsn(), f"{_OPTIONS} -c search_path={config.sink.schema_name}")
+    try:
+        with psycopg.connect(dsn, connect_timeout=5) as connection:
+            through = complete_through(connection)
+    except psycopg.Error as error:  # a role that reads `cdrs` and nothing else
+        return f"whether that is all cannot be told: {' '.join(str(error).split())[:120]}"
+    if through is None:
+        return "whether that is all cannot be told: not all partitions have been read yet"
+    if through < end:
+        return f"calls that ended after {iso(through)} may be missing: `cdrstream status` says why"
+    return ""
 
 
 def _write(

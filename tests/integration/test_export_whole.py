@@ -55,3 +55,27 @@ def test_a_database_that_ends_in_the_midst_costs_no_file(
         export.run(config, out=str(out), **options)
         assert len(out.read_text().splitlines()) == 20_001
     assert [path.name for path in tmp_path.iterdir()] == ["cdrs.csv"]
+
+
+def test_a_range_that_is_not_all_told_is_said_to_be(
+    stream_stack: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {**DAY, "form": "csv", "every_column": False, "raw": False}
+    with database(stream_stack.sink) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        config = Config.model_validate({"sink": {"dsn": dsn}})
+
+        def told() -> str:
+            export.run(config, out=str(tmp_path / "cdrs.csv"), **options)
+            return capsys.readouterr().err
+
+        assert "whether that is all cannot be told: not all partitions" in told()
+        connection.execute(
+            "INSERT INTO sink_progress (topic, partition, epoch, next_offset, holder, watermark)"
+            " VALUES ('e', 0, 1, 0, 'w', '2024-03-04 20:00:00Z'),"
+            " ('e', 1, 1, 0, 'w', '2024-03-06 00:00:00Z'), ('references', 1, 1, 0, 'w', NULL)"
+        )
+        assert "ended after 2024-03-04T20:00:00.000000Z may be missing" in told()
+        connection.execute("UPDATE sink_progress SET watermark = '2024-03-05' WHERE topic = 'e'")
+        assert told() == "0 CDRs\n"
+        connection.execute("DROP TABLE sink_progress")
+        assert "cannot be told: relation" in told()
