@@ -1,7 +1,6 @@
 """One worker process: `run_worker` from start to exit code.
 
-Owns the order of starting and stopping, signals, and the exit code. Refuses to know what happens in
-between.
+Owns the order of starting and stopping, and signals. Refuses to know what happens in between.
 """
 
 from __future__ import annotations
@@ -10,18 +9,14 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from aiokafka.errors import KafkaError
-
-from stream_app.active_http import serve
+from stream_app.active_telling import ActiveTelling
 from stream_app.app import CdrApp, make_app
 from stream_app.assignment import Assignment
 from stream_app.background import BackgroundThread
@@ -37,25 +32,28 @@ from stream_app.errors import (
     StreamAppError,
 )
 from stream_app.partition import PartitionWorker
+from stream_app.process import (
+    EXIT_BAD_CONFIGURATION,
+    EXIT_DONE,
+    EXIT_FAILED,
+    close,
+    exit_code,
+    hush_leavers,
+    prepare,
+)
 from stream_app.retention import purge
 from stream_app.settings import WorkerSettings
-from stream_app.sink import ActiveRow, Sink
+from stream_app.sink import Sink
 from stream_app.status import StatusProducer, worker_status
 from stream_app.topics import ensure_topics
-from stream_app.watchdog import EXIT_STALLED, LoopWatch, Movement, Shortening
+from stream_app.watchdog import LoopWatch, Movement, Shortening
 
 log = logging.getLogger(__name__)
-
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_BAD_CONFIGURATION = 2
 
 LOOK_SECONDS = 1.0
 BROKER_PATIENCE_SECONDS = 2.0  # then it is said that we wait
 COLLECT_SECONDS = 300.0
-ACTIVE_LEFT_OUT_MAX = 9  # of ten times
 CLOSING_SECONDS = 2.5  # of an orderly end: for letting go of clients, and of the loop
-LEFTOVERS_SECONDS = 0.5
 REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
 
 
@@ -68,11 +66,7 @@ def run_worker(settings: WorkerSettings, on_worker: Callable[[Worker], None] | N
         0 after a signal; 1 when it failed; 2 for settings that cannot work; 70 when its partitions
         stood still. After any but 2 a new worker takes up from what is committed.
     """
-    quiet_frameworks()
-    _collect_rarely()
-    # The thread that commits gives the interpreter away at each word with database and broker; at
-    # the default of 5 ms it waits a third of a second a commit to have it back.
-    sys.setswitchinterval(0.001)
+    prepare()
     runner = asyncio.Runner()
     code = EXIT_FAILED
     try:
@@ -83,44 +77,8 @@ def run_worker(settings: WorkerSettings, on_worker: Callable[[Worker], None] | N
         )
         code = EXIT_BAD_CONFIGURATION
     finally:
-        _close(runner, code)
+        close(runner, code)
     return code
-
-
-def _close(runner: asyncio.Runner, code: int) -> None:
-    """Closes the loop, and ends the process where that hangs.
-
-    Trap: tasks of Faust and of its client that wait for a broker which is away do not heed their
-    cancelling; they hold nothing any more, and an orderly end must not wait for the broker.
-    """
-    end = threading.Timer(LEFTOVERS_SECONDS, os._exit, (code,))
-    end.daemon = True
-    end.start()
-    runner.close()
-    end.cancel()
-
-
-def _collect_rarely() -> None:
-    """Calls and events hold no cycles: looking for some whenever many are made costs a fifth.
-
-    What asyncio and exceptions leave in circles is little; `_look_after` collects it by the clock,
-    and the collector itself only where a million objects have come together before that.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1_000_000, 50, 1_000_000)
-
-
-def quiet_frameworks() -> None:
-    """Faust and its libraries log every state of every service: only what is wrong is ours."""
-    ours_of_theirs = ("stream_app.app", "stream_app.batches", "stream_app.table")
-    for name in ("faust", "mode", *ours_of_theirs):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mode.timers").setLevel(logging.ERROR)
-    # What passes by itself within a second is an error to aiokafka; what does not, we tell.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    # Says the same at every attempt to connect; that the broker is away, we say once.
-    logging.getLogger("stream_app.librdkafka").setLevel(logging.CRITICAL)
 
 
 async def _run(
@@ -207,12 +165,7 @@ class Worker:
         )
         self._crashed: list[asyncio.Task[None]] = []
         self.app.assignment = self.assignment
-        self._reporter = Sink(
-            settings.sink_dsn,
-            schema=settings.sink_schema,
-            name=f"cdrstream {settings.worker_id} report",
-        )
-        self._report_thread = BackgroundThread("report")
+        self._telling = ActiveTelling(settings, workers, self.room, self.commits.figures)
         self._purger = BackgroundThread("retention")
         self._stopped = threading.Event()
         self._status = StatusProducer(settings)
@@ -241,13 +194,13 @@ class Worker:
             asyncio.create_task(self.commits.run(), name="commits"): "commits",
             asyncio.create_task(self._look_after(), name="look"): "look",
             asyncio.create_task(self._purge(), name="retention"): "retention",
-            asyncio.create_task(self._tell_active(), name="active"): "active",
+            asyncio.create_task(self._telling.run(), name="active"): "active",
             asyncio.create_task(self._run_app(), name="faust"): "faust",
         }
         code = EXIT_FAILED
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            code = _exit_code(done)
+            code = exit_code(done)
         finally:
             await self._stop(list(tasks), orderly=code == EXIT_DONE)
         log.info("worker_stopped", extra={"worker": settings.worker_id, "code": code})
@@ -278,52 +231,6 @@ class Worker:
                 next_status = now + self.settings.status_interval_seconds
             await self._judge(now)
             await asyncio.sleep(min(LOOK_SECONDS, self.settings.status_interval_seconds))
-
-    async def _tell_active(self) -> None:
-        """Tells the sink who is talking now, and whoever asks by HTTP.
-
-        Seldom while a backlog is emptied: it is not now then, and telling it is a twentieth of the
-        work.
-        """
-        settings = self.settings
-        runner, left_out, said = None, 0, ""
-        if settings.active_listen:
-            runner = await serve(settings.active_listen, self._active_calls)
-        try:
-            while True:
-                await asyncio.sleep(settings.active_interval_seconds)
-                is_behind = self.room.records * 2 > settings.in_flight_records_max
-                left_out = left_out + 1 if is_behind and left_out < ACTIVE_LEFT_OUT_MAX else 0
-                if left_out:
-                    continue
-                workers = list(self.assignment.workers.values())
-                changes = {
-                    (worker.partition, worker.epoch): change
-                    for worker in workers
-                    if (change := worker.calls.take_active_change())
-                }
-                if not changes:
-                    continue
-                job = partial(self._reporter.write_active, settings.events_topic, changes)
-                try:
-                    await self._report_thread.run(job)
-                except StreamAppError as error:
-                    # The sink being away is told by who commits; what is wrong here alone is not.
-                    is_news = str(error) != said and not self.commits.figures.failing_since
-                    log.log(
-                        logging.WARNING if is_news else logging.DEBUG,
-                        "active_calls_not_told",
-                        extra={"error": str(error), "advice": error.advice},
-                    )
-                    said = str(error)
-                    for worker in workers:
-                        worker.calls.active.tell_all_again()
-        finally:
-            if runner is not None:
-                await runner.cleanup()
-
-    async def _active_calls(self) -> list[ActiveRow]:
-        return await self._report_thread.run(self._reporter.active_calls)
 
     async def _purge(self) -> None:
         """Purges now and then; the first worker that looks does it for all."""
@@ -411,7 +318,7 @@ class Worker:
     async def _stop(self, tasks: list[asyncio.Task[Any]], *, orderly: bool) -> None:
         """Finishes what is held if that can be done in time, and leaves the group."""
         self.stopping = True
-        _hush_leavers()
+        hush_leavers()
         finishing = asyncio.create_task(self._finish(tasks, orderly=orderly), name="finish")
         # Trap: Faust swallows a cancelling and waits a minute for a client whose broker is away.
         seconds = max(0.5, self.settings.shutdown_seconds - CLOSING_SECONDS)
@@ -425,7 +332,7 @@ class Worker:
         self.app.call_tables.close()
         self._stopped.set()
         self._purger.stop()
-        self._report_thread.stop()
+        self._telling.close()
         self._watch.stop()
         self._status.send(None)
         self._status.close()
@@ -443,37 +350,6 @@ class Worker:
         await self.app.stop()
 
 
-def _hush_leavers() -> None:
-    """What Faust and its client say while they are taken down means nothing to anybody."""
-    for name in ("faust", "mode", "asyncio", "stream_app.batches", "stream_app.app"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    threading.excepthook = _thread_ended
-
-
-def _thread_ended(args: threading.ExceptHookArgs) -> None:
-    log.debug("thread_ended", extra={"error": repr(args.exc_value)})
-
-
 def _acknowledge(tokens: Sequence[Any]) -> None:
     for event in tokens:
         event.ack()
-
-
-def _exit_code(done: set[asyncio.Task[Any]]) -> int:
-    for task in done:
-        error = task.exception()
-        if error is None:
-            continue
-        known = isinstance(error, (StreamAppError, KafkaError))
-        advice = "report this as a bug"
-        if isinstance(error, StreamAppError):
-            advice = error.advice
-        elif known:
-            advice = "check the broker; the supervisor restarts the worker"
-        log.error(
-            "worker_failed",
-            extra={"part": task.get_name(), "error": str(error), "advice": advice},
-            exc_info=None if known else error,
-        )
-        return EXIT_STALLED if isinstance(error, Stalled) else EXIT_FAILED
-    return EXIT_DONE
