@@ -14,14 +14,15 @@ class Batch:
     """Records handed over together; `safe` counts once all of them are acknowledged.
 
     `unacked` is decremented by whoever hears the acknowledgements (a bare attribute because that
-    happens once a record); at 0 it calls `Positions.settle`.
+    happens once a record); at 0 it calls `Positions.settle`. `dead` of them became dead letters.
     """
 
-    __slots__ = ("records", "safe", "size_bytes", "unacked")
+    __slots__ = ("dead", "records", "safe", "size_bytes", "unacked")
 
     def __init__(self, records: int, size_bytes: int, safe: int) -> None:
         self.records = records
         self.unacked = records
+        self.dead = 0
         self.size_bytes = size_bytes
         self.safe = safe
 

@@ -193,7 +193,7 @@ class Publisher:
                 return
             batch.unacked -= 1
             if not batch.unacked:
-                metrics.rows_published_total += batch.records
+                metrics.rows_published_total += batch.records - batch.dead
                 metrics.acknowledged(time.monotonic() - began, committed_us)
                 settle()
 
@@ -212,7 +212,6 @@ class Publisher:
         topic, key, value = message.topic(), message.key(), message.value()
         reason = f"{error.str()} ({len(value)} bytes)"
         logger.warning("dead_letter", extra={"topic": topic, "reason": reason})
-        self._metrics.dead_letters_total += 1
         for cut in (len(value), _CUT_BYTES):
             extra = [] if cut >= len(value) else [("truncated", str(len(value)).encode())]
             try:
@@ -235,8 +234,11 @@ class Publisher:
     ) -> Callable[..., None]:
         def report(error: KafkaError | None, message: Any) -> None:
             if error is None:
+                self._metrics.dead_letters_total += 1
+                batch.dead += 1
                 batch.unacked -= 1
-                if not batch.unacked:
+                if not batch.unacked:  # mostly: it was sent after all others had been
+                    self._metrics.rows_published_total += batch.records - batch.dead
                     self.positions.settle()
             elif error.code() in _POISON and sent > _CUT_BYTES:
                 cut = _Refused(topic, key, value[:_CUT_BYTES])

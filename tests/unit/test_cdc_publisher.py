@@ -13,7 +13,7 @@ from callstate.envelope import GAP
 from cdc.errors import KafkaFatal
 from cdc.metrics import ReaderMetrics
 from cdc.pgoutput import Chunk
-from cdc.publisher import Publisher
+from cdc.publisher import Publisher, _Refused
 from cdc.settings import ReaderSettings
 
 
@@ -128,3 +128,42 @@ async def test_an_order_that_is_broken_needs_no_operator(publisher: Publisher, c
     queue._reports.pop()(KafkaError(code), None)
     with pytest.raises(KafkaFatal):
         publisher.pump()
+
+
+class Strict(Queue):
+    """Refuses one record for its size, and its dead letter too until that is cut."""
+
+    def produce(  # type: ignore[override]
+        self,
+        _topic: str,
+        value: bytes,
+        _key: object,
+        _part: int = -1,
+        report: Any = None,
+        *_: Any,
+        on_delivery: Any = None,
+        **_more: Any,
+    ) -> None:
+        super().produce(_topic, value, "", _part, report or on_delivery)
+
+    def answer(self) -> None:
+        reports, self._reports = self._reports, []
+        for value, report in zip(self.taken[-len(reports) :], reports, strict=True):
+            if len(value) > 600_000:
+                refused = _Refused("t", b"k", value)
+                report(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), refused)
+            else:
+                report(None, None)
+
+
+async def test_rows_are_counted_once_whatever_becomes_of_one(publisher: Publisher) -> None:
+    """A batch with a dead letter in it was not counted at all, and a dead letter twice."""
+    queue = Strict(99)
+    publisher._producer = queue  # type: ignore[assignment]
+    records = [("t", "k", b"1"), ("t", "k", b"x" * 700_000), ("t", "k", b"3")]
+    await publisher.publish(Chunk(records, 700_002, 7))
+    while publisher.positions.confirmable < 7:
+        queue.answer()
+    metrics = publisher._metrics
+    assert (metrics.rows_published_total, metrics.dead_letters_total) == (2, 1)
+    assert publisher.positions.idle
