@@ -77,7 +77,7 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
     for spec in specs:
         known = there.get(spec.name)
         if known is not None and known.error is not None:
-            raise BrokerUnavailable(f"topic {spec.name} cannot be used: {known.error.str()}")
+            raise _not_yet(f"topic {spec.name} cannot be used: {known.error.str()}")
         if known is not None and spec.co_partitioned and len(known.partitions) != spec.partitions:
             raise TopicError(
                 f"topic {spec.name} has {len(known.partitions)} partitions,"
@@ -97,11 +97,20 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
         except KafkaException as error:
             code = error.args[0].code()
             if code in _PASSING:
-                raise BrokerUnavailable(f"topic {name} cannot be created yet: {error}") from error
+                raise _not_yet(f"topic {name} cannot be created: {error}") from error
             if code != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"topic {name} cannot be created: {error}") from error
         except TimeoutError as error:
-            raise BrokerUnavailable(f"topic {name} cannot be created: no answer") from error
+            raise _not_yet(f"topic {name} cannot be created: no answer") from error
         else:
             created.append(name)
     return created
+
+
+def _not_yet(what: str) -> BrokerUnavailable:
+    """With advice of its own: who waits tells each advice once."""
+    return BrokerUnavailable(
+        what,
+        "the brokers are there and not ready: have they a controller, and each partition a leader?"
+        " The worker goes on by itself",
+    )
