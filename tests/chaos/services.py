@@ -17,7 +17,7 @@ from ops.stack.processes import KeptProcess, Program
 from tests.cli_kit import ROOT, environment
 
 RESTART_SECONDS = 0.5  # what a supervisor waits
-STOP_SECONDS = 15.0  # services finish what they hold within 10 s; the machine is busy
+STOP_SECONDS = 25.0  # services finish what they hold within 10 s; the machine is busy
 CONTEXT_LINES = 40
 UNEXPECTED = ("report this as a bug", "run it again with --debug", "Traceback")
 

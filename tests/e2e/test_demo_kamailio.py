@@ -20,10 +20,10 @@ def _programs() -> None:
     find_sip()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_every_cdr_agrees_with_its_callers_log(tmp_path):
     with demo(COMMAND, env={"TMPDIR": str(tmp_path)}) as process:
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=800)
     assert process.returncode == 0, output
     assert f"{len(ALL_CALLS)} of {len(ALL_CALLS)} CDRs agree with their callers' logs" in output
     assert "KILLED proxy b" in output
@@ -34,7 +34,7 @@ def test_every_cdr_agrees_with_its_callers_log(tmp_path):
     assert not list(tmp_path.glob("cdrstream-*"))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_ctrl_c_in_the_midst_of_calls_stops_everything(tmp_path):
     with demo(COMMAND, env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
@@ -45,7 +45,7 @@ def test_ctrl_c_in_the_midst_of_calls_stops_everything(tmp_path):
                 break
         assert processes_naming(str(tmp_path)), told
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=200)
     assert process.returncode == 130, told + rest
     assert not processes_naming(str(tmp_path))
     assert not list(tmp_path.glob("cdrstream-*"))

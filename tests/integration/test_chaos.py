@@ -29,9 +29,9 @@ from tests.cli_kit import until
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "30"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 STATE_STORE = "memory" if SEED % 2 else "rocksdb"
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 300.0
 
-pytestmark = pytest.mark.timeout(SECONDS * 2 + 300)
+pytestmark = pytest.mark.timeout(SECONDS * 2 + 900)
 
 
 @pytest.fixture

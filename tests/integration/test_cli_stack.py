@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli_kit import cdrstream
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_up_and_down(tmp_path: Path) -> None:

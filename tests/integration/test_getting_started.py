@@ -14,7 +14,7 @@ from tests.cli_kit import cdrstream, environment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "getting-started.md"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_whole_path_on_this_machine(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_whole_path_on_this_machine(tmp_path: Path) -> None:
         told = subprocess.run(
             ["bash", "-mec", "".join(blocks)],
             cwd=tmp_path, env={**environment(), "PATH": path},
-            capture_output=True, text=True, check=False, timeout=150,
+            capture_output=True, text=True, check=False, timeout=500,
         )  # fmt: skip
         assert told.returncode == 0, told.stdout + told.stderr
         assert "in order" in told.stdout

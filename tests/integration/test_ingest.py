@@ -13,7 +13,7 @@ from ops.stack.stack import Stack
 from tests import cli_kit
 from tests.reader_kit import Bed, Record, all_arrived, read_topic, streaming
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_calls_are_written_until_the_end(database: Callable[..., str], tmp_path:
         with psycopg.connect(dsn, autocommit=True) as connection:
             until(lambda: connection.execute("SELECT FROM call_state_events LIMIT 9").rowcount == 9)
         process.terminate()
-        assert process.wait(10) == 0, (tmp_path / "log").read_text()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
 
 def test_a_server_that_refuses_is_named(database: Callable[..., str], tmp_path: Path) -> None:

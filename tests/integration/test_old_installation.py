@@ -14,7 +14,7 @@ from ops.stack import Stack
 from tests.cli_kit import cdrstream, service, until
 from tests.streaming import call_rows
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration.md"
 OLD = Path(__file__).parents[1] / "data" / "old_sipxcdr_7.sql"

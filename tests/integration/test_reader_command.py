@@ -14,7 +14,7 @@ from stream_app.migrations import create_event_schema
 from tests.cli_kit import admins, cdrstream, service, until, write_config
 from tests.reader_kit import INSERT, read_topic
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 def arrived(stack: Stack, topic: str) -> Counter[int]:

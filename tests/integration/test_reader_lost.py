@@ -14,7 +14,7 @@ from ops.stack.stack import Stack
 from tests import cli_kit
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ async def test_a_slot_that_is_invalidated_while_streaming(
             await until(lambda: reader.state == "retrying")
         finally:
             stack.broker.resume()
-        await streaming(reader, 60)
+        await streaming(reader)
         bed.insert(10)
         arrived = await all_arrived(bed)
     assert set(arrived) == bed.ids()

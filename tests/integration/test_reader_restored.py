@@ -15,7 +15,7 @@ from cdc.reader import run_reader
 from ops.stack import PostgresServer, ServerSpec, Stack
 from tests.reader_kit import INSERT, Bed, all_arrived, streaming, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Copy:
@@ -27,13 +27,13 @@ class Copy:
 
     def take(self) -> None:
         """Stops the server for it."""
-        assert self._server.stop()
+        assert self._server.stop("fast", 120.0)
         shutil.copytree(self._server.data, self._place)
         self._server.start()
 
     def put_back(self) -> None:
         """Whatever came since is gone."""
-        assert self._server.stop()
+        assert self._server.stop("fast", 120.0)
         owner = self._server.data.stat()
         shutil.rmtree(self._server.data)
         shutil.copytree(self._place, self._server.data)
@@ -71,7 +71,7 @@ async def read_what_will_be_lost(bed: Bed) -> set[int]:
 
 async def refused(bed: Bed, words: str) -> None:
     with pytest.raises(errors.ServerChanged, match=words):
-        await asyncio.wait_for(run_reader(bed.settings(), asyncio.Event()), 20)
+        await asyncio.wait_for(run_reader(bed.settings(), asyncio.Event()), 120)
 
 
 def write_log(bed: Bed) -> None:

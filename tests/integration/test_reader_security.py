@@ -29,7 +29,7 @@ from ops.stack.stack import Stack
 from tests import cli_kit
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 PG_SECRET = "pg-hush-7f3"
 KAFKA_SECRET = "kafka-hush-9a1"

@@ -10,7 +10,7 @@ from ops.stack.postgres import ServerSpec
 from ops.stack.stack import Stack
 from tests.reader_kit import Bed, all_arrived, streaming, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 VERSIONS = ("14", "15", "16", "17", "18")
 _TIGHT = {

@@ -14,7 +14,7 @@ from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 def live_calls(bed: Bed, count: int, at: float = 0) -> list[str]:
@@ -140,7 +140,7 @@ def test_two_processes_never_drive_one_replay(bed: Bed) -> None:
             "it waits for a process that was left behind",
         )
         orphan.close()
-        assert driven.result(60).result["summary"]["kinds"]["added"] == 1
+        assert driven.result(300).result["summary"]["kinds"]["added"] == 1
 
 
 def test_calls_of_different_processes_ask_each_other(bed: Bed) -> None:

@@ -25,7 +25,7 @@ from tests.streaming import Bed, WorkerProcess, call_rows, database, stream_stac
 
 __all__ = ["stream_stack"]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 STEPS = 60
@@ -178,7 +178,7 @@ def test_a_run_under_faults_and_its_replay_have_one_digest(bed: Bed, stream_stac
         return told.issuperset(traffic.names) and verified(bed, 0, 40 * STEPS).compared.equal
 
     try:
-        until(all_told, "the service has told what its replay tells", 60)
+        until(all_told, "the service has told what its replay tells", 300)
     finally:
         done = replayed(bed, 0, 40 * STEPS)
         print(done.result["summary"])

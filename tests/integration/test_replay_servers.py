@@ -16,7 +16,7 @@ from tests.calls import iso
 from tests.cli_kit import cdrstream
 from tests.streaming import call_rows
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 SPAN = ("--from", "2024-03-04T09:00:00Z", "--to", "2024-03-04T10:00:00Z")
 COLUMNS = (

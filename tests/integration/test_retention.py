@@ -16,7 +16,7 @@ from tests.streaming import Bed, database, stream_stack, until
 
 __all__ = ["stream_stack"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 CALL = (
     "INSERT INTO cdrs (call_id, from_tag, to_tag, caller_aor, callee_aor, start_time, end_time)"

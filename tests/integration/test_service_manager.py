@@ -12,7 +12,7 @@ import pytest
 from ops.stack import Stack
 from tests.cli_kit import admins, cdrstream, service, write_config
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +53,5 @@ def test_ready_watched_and_ended(
             process.terminate()
             began = time.monotonic()
             until("STOPPING=1")
-            assert process.wait(12) == 0, log.read_text()
+            assert process.wait(60) == 0, log.read_text()
             assert time.monotonic() - began < 10

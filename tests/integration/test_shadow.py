@@ -13,7 +13,7 @@ from tests.calls import iso
 from tests.cli_kit import admins, cdrstream, service, until, write_config
 from tests.streaming import call_rows
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 SHADOW = ("--set", "sink.schema=shadow")
 CALLS = ("same@h", "later@h", "lost@h", "failed@h", "twice@h")

@@ -12,7 +12,7 @@ import pytest
 
 from scripts import release
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 

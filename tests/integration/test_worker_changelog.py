@@ -24,7 +24,7 @@ from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_emptied_changelogs_do_not_hang(bed: Bed, outbox: Outbox) -> None:
     # -1: up to the end; partition 3 keeps half of its records
     asked = [TopicPartition(topic, n, -1) for n in range(3)] + [TopicPartition(topic, 3, 5)]
     for future in admin.delete_records(asked).values():
-        future.result(20)
+        future.result(60)
     restored = restore(bed.settings, [0, 1, 2, 3])
     assert [part.records for part in restored.values()] == [0, 0, 0, 5]
     worker = bed.worker()
@@ -84,7 +84,7 @@ def _allow_deletion(admin: AdminClient, topic: str) -> None:
     )
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(20)
+        future.result(60)
 
 
 def test_aborted_transactions_at_the_end_do_not_hang(bed: Bed, outbox: Outbox) -> None:
@@ -94,12 +94,12 @@ def test_aborted_transactions_at_the_end_do_not_hang(bed: Bed, outbox: Outbox) -
     producer = Producer(
         {"bootstrap.servers": bed.settings.bootstrap_servers, "transactional.id": "t"}
     )
-    producer.init_transactions(20)
+    producer.init_transactions(60)
     producer.begin_transaction()
     for n in range(4):
         sent = record(bed, n, b"call", b"x")
         producer.produce(sent.topic, sent.value, sent.key, partition=n)
-    producer.commit_transaction(20)
+    producer.commit_transaction(60)
     restored = restore(bed.settings, [0, 1, 2, 3])
     assert [part.calls for part in restored.values()] == [{"call": b"x"}] * 4
 
@@ -126,7 +126,7 @@ def test_topics_are_made_once_and_checked(bed: Bed) -> None:
     assert ensure_topics(bed.settings) == []
     names = {spec.name for spec in topic_specs(bed.settings)}
     admin = AdminClient({"bootstrap.servers": bed.settings.bootstrap_servers})
-    there: Any = admin.list_topics(timeout=10).topics
+    there: Any = admin.list_topics(timeout=60).topics
     assert names <= set(there)
     assert len(there[bed.settings.changelog_topic].partitions) == 4
     import dataclasses

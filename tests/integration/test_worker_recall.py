@@ -13,7 +13,7 @@ from tests.streaming import Bed, call_rows, database, shared_stack, stream_stack
 
 __all__ = ["stream_stack"]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 RULES = ResolutionConfig(servers=("a",), late_horizon_seconds=1.0)
 
 
