@@ -19,7 +19,7 @@ from tests.streaming import Bed, bed, call_rows, stream_stack, until
 
 __all__ = ["bed", "stream_stack"]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 SPAN = ("--from", "2024-03-04T09:00:00Z", "--to", "2024-03-04T10:00:00Z")
 
@@ -63,7 +63,7 @@ def test_killed_at_any_point_it_is_resumed(bed: Bed, config: Path) -> None:
     assert expected["summary"]["changed"] == 0
     choice = random.Random(5)
     for workers, number in ((1, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGTERM)):
-        slowly = ["--set", "replay.records_per_second_max=3000", "--workers", str(workers)]
+        slowly = ["--set", "replay.records_per_second_max=500", "--workers", str(workers)]
         command = [sys.executable, "-m", "ops.cli", "replay", *SPAN, *slowly]
         replay_id = _ended(bed, [*command, "--config", str(config)], number, choice.uniform(0, 1.5))
         done = cdrstream(
@@ -90,10 +90,10 @@ def _ended(bed: Bed, command: list[str], number: int, after_seconds: float) -> i
             )[0][0],
             "a point to go on from",
         )
-        time.sleep(after_seconds)  # the point of the kill, not a wait for anything
+        time.sleep(after_seconds)  # the point of the kill, long before the end of its 15 s and more
         begun.send_signal(number)
         begun.stderr.read()
-        assert begun.wait(30) == (130 if number == signal.SIGTERM else -number)
+        assert begun.wait(120) == (130 if number == signal.SIGTERM else -number)
         return replay_id
 
 
@@ -217,7 +217,7 @@ def test_several_at_once_do_not_meet(bed: Bed, config: Path) -> None:
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) for _ in range(3)
     ]
-    told = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+    told = [json.loads(process.communicate(timeout=400)[0]) for process in running]
     assert sorted(each["id"] for each in told) == [1, 2, 3]
     assert len({json.dumps(each["result"]["digests"]) for each in told}) == 1
     assert {each["result"]["summary"]["changed"] for each in told} == {0}
