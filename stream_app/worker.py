@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 BROKER_PATIENCE_SECONDS = 2.0  # then it is said that we wait
 COLLECT_SECONDS = 300.0
-CLOSING_SECONDS = 2.5  # of an orderly end: for letting go of clients, and of the loop
+CLOSING_SECONDS = 3.5  # of an orderly end: for letting go of clients, and of the loop
 REBALANCE = -1  # stands for the partitions that a rebalance without end keeps away
 
 
