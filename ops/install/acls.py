@@ -6,6 +6,7 @@ write events and read none; a worker and a replay cannot write them; the pages c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from ops.topics import TIMEOUT_SECONDS, speaking_to
 if TYPE_CHECKING:
     from ops.config_kafka import Kafka
 
-
 ADMIN_PROPERTIES: Final = "admin.properties"  # how Kafka's own tools get in
+_AGAIN_SECONDS: Final = 0.1
 
 
 class Role(StrEnum):
@@ -128,13 +129,24 @@ def script(config: Config, named: Mapping[Role, str]) -> Iterator[str]:
 def apply(config: Config, named: Mapping[Role, str]) -> int:
     """Gives the rights; how many. What is there already is left as it is.
 
+    Returns when the broker names them all: it learns of them a moment after they were taken.
+
     Raises:
-        OpsError: The broker is away, has no authorizer, or this user may not give rights.
+        OpsError: The broker is away, has no authorizer, this user may not give rights, or they do
+            not come to be.
     """
     wanted = _bindings(config, named)
     with speaking_to(config.kafka) as admin, as_allowed(config.kafka):
         for future in admin.create_acls(wanted).values():
             future.result(TIMEOUT_SECONDS)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while missing := differences(config, named)[0]:
+        if time.monotonic() > deadline:
+            raise OpsError(
+                f"the broker has taken the rights and does not name all of them: {missing[0]}",
+                "cdrstream acls --check   says what is missing by now",
+            )
+        time.sleep(_AGAIN_SECONDS)
     return len(wanted)
 
 

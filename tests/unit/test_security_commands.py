@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import ssl
 import stat
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from ops import cli
 from ops.config import Config
+from ops.errors import OpsError
+from ops.install import acls
 from ops.install.acls import Role, rights, users
 from ops.install.authority import issue
 from ops.topics import required
@@ -194,3 +198,17 @@ def test_a_password_in_a_setting_on_the_command_line_is_noticed_too(settings, to
 def test_a_password_in_the_environment_is_kept_from_others(monkeypatch):
     monkeypatch.setenv("CDRSTREAM_SINK__DSN", "host=h password=hush")
     assert run("config", "show", "--set", "kafka.partitions=3").stderr == ""
+
+
+def test_rights_are_called_there_when_the_broker_names_them(monkeypatch):
+    told = [["a", "b"], ["b"], []]
+    admin = SimpleNamespace(create_acls=lambda wanted: {})
+    monkeypatch.setattr(acls, "speaking_to", lambda _: nullcontext(admin))
+    monkeypatch.setattr(acls, "differences", lambda *_: (told.pop(0), []))
+    monkeypatch.setattr(acls, "_AGAIN_SECONDS", 0.0)
+    assert acls.apply(Config(), users([])) > 20
+    assert told == []
+    monkeypatch.setattr(acls, "differences", lambda *_: (["User:x may READ"], []))
+    monkeypatch.setattr(acls, "TIMEOUT_SECONDS", 0.0)
+    with pytest.raises(OpsError, match="does not name all of them: User:x may READ"):
+        acls.apply(Config(), users([]))
