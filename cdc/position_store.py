@@ -162,6 +162,8 @@ def load(
     try:
         found = _newest_of(consumer, topic, server.encode(), timeout_seconds, is_there)
     except KafkaException as error:
+        if error.args[0].code() in _NOT_KNOWN_NOW:
+            raise KafkaUnreachable(f"the broker does not know {topic} now") from error
         raise kafka_error(error.args[0], f"reading {topic}") from error
     finally:
         consumer.close()
@@ -230,6 +232,17 @@ _AWAY = frozenset(
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.THROTTLING_QUOTA_EXCEEDED,
+    )
+)
+
+
+# Said of partitions that were there a moment ago: a broker that wakes or starts has to learn of
+# them, and a client has to ask again.
+_NOT_KNOWN_NOW = frozenset(
+    (
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
     )
 )
 

@@ -21,6 +21,7 @@ _PASSING: Final = frozenset(
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError._UNKNOWN_PARTITION,  # the client's word, of metadata that is old
     )
 )
 _AGAIN_SECONDS: Final = 0.1

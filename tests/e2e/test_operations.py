@@ -304,7 +304,7 @@ def test_export_is_all_of_the_range(calm: Site, tmp_path: Path) -> None:
         told = cdrstream("export", *span, "--out", str(out), config=calm.config)
         assert told.returncode == 0, told.stderr
         looks.append(count())
-    assert told.stderr == f"{looks[0]:,} CDRs\n"
+    assert told.stderr.splitlines()[0] == f"{looks[0]:,} CDRs"
     rows = list(csv.DictReader(io.StringIO(out.read_text(), newline="")))
     assert len(rows) == looks[0]
     assert tuple(rows[0]) == COLUMNS

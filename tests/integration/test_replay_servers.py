@@ -55,7 +55,7 @@ def config(stack: Stack, database: Callable[..., str], tmp_path: Path) -> tuple[
     lines = ["[kafka]", f"bootstrap_servers = {json.dumps(stack.broker.bootstrap_servers)}"]
     for name, dsn in (("a", one), ("b", two)):
         lines += ["[[servers]]", f'name = "{name}"', f"dsn = {json.dumps(dsn)}"]
-    lines += ["[sink]", f"dsn = {json.dumps(sink)}"]
+    lines += ["[sink]", f"dsn = {json.dumps(sink)}", "[worker]", "cdr_stream = false"]
     path = tmp_path / "servers.toml"
     path.write_text("\n".join(lines) + "\n")
     return path, [one, two, sink]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc import position_store
+from cdc.errors import KafkaUnreachable
 from cdc.position_store import StoredPosition, decode, newer
 from cdc.positions import Positions
 
@@ -69,3 +75,28 @@ def test_a_late_record_of_a_dying_reader_does_not_count() -> None:
     # a new beginning counts, however low its position
     assert newer(held, _position(5, 1, "call_state_events")).lsn == 5
     assert newer(_position(5, 1), held).lsn == 5
+
+
+@pytest.mark.parametrize("code", [KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART])
+def test_a_broker_that_wakes_and_knows_no_partition_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Refused would be: somebody has to change something."""
+
+    class Waking:
+        def __init__(self, _: object) -> None:
+            pass
+
+        def list_topics(self, topic: str, **_: object) -> object:
+            told = SimpleNamespace(error=None, partitions={0: None})
+            return SimpleNamespace(topics={topic: told})
+
+        def get_watermark_offsets(self, *_: object) -> tuple[int, int]:
+            raise KafkaException(KafkaError(code))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(position_store, "Consumer", Waking)
+    with pytest.raises(KafkaUnreachable, match="does not know positions now"):
+        position_store.load({}, "positions", "a", 1.0)
