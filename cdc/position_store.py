@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from callstate.broker_codes import PASSES
 from callstate.broker_words import Heard
 from callstate.events import Clock
 from cdc.errors import KafkaRefused, KafkaShut, KafkaUnreachable
@@ -214,28 +215,6 @@ def _newest_of(
     return found
 
 
-_AWAY = frozenset(
-    (
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.REPLICA_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.NOT_CONTROLLER,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.THROTTLING_QUOTA_EXCEEDED,
-    )
-)
-
-
 # Said of partitions that were there a moment ago: a broker that wakes or starts has to learn of
 # them, and a client has to ask again.
 _NOT_KNOWN_NOW = frozenset(
@@ -254,4 +233,4 @@ def kafka_error(
     if heard is not None and heard.advice:
         return KafkaShut(f"{doing}: {heard.reason}", heard.advice)
     text = f"{doing}: {error.str()}"
-    return KafkaUnreachable(text) if error.code() in _AWAY else KafkaRefused(text)
+    return KafkaUnreachable(text) if error.code() in PASSES else KafkaRefused(text)

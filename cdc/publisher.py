@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from callstate.broker_codes import ORDER_LOST
 from callstate.broker_words import advice_for, short
 from callstate.envelope import EVENT, KIND_HEADER, SERVER_HEADER
 from callstate.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
@@ -41,16 +42,6 @@ _POISON: Final = frozenset(
         KafkaError.INVALID_RECORD,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError._INVALID_ARG,
-    )
-)
-
-# The producer is at its end with these; they come before its last word, or in place of it.
-_BROKEN_ORDER: Final = frozenset(
-    (
-        KafkaError._FATAL,
-        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.UNKNOWN_PRODUCER_ID,
     )
 )
 
@@ -359,7 +350,7 @@ class Publisher:
 
 def _failure(error: KafkaError, doing: str) -> CdcError:
     """An idempotent producer that cannot go on in order needs no operator, but a new producer."""
-    if error.fatal() or error.code() in _BROKEN_ORDER:
+    if error.fatal() or error.code() in ORDER_LOST:
         return KafkaFatal(f"{doing}: {error.str()}")
     return kafka_error(error, doing)
 

@@ -13,17 +13,9 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-_PASSING: Final = frozenset(
-    (
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.REPLICA_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError._UNKNOWN_PARTITION,  # the client's word, of metadata that is old
-    )
-)
+from callstate.broker_codes import NOT_LED_NOW
+
+_PASSING: Final = NOT_LED_NOW | {KafkaError._UNKNOWN_PARTITION}  # the latter of old metadata
 _AGAIN_SECONDS: Final = 0.1
 _Answer = TypeVar("_Answer")
 

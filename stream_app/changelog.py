@@ -28,6 +28,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from callstate.broker_codes import ORDER_LOST
 from stream_app.errors import BrokerUnavailable, ProducerEnded, StreamAppError
 from stream_app.settings import WorkerSettings
 
@@ -43,15 +44,6 @@ _HEAD: Final = struct.Struct(">BQ")  # format version, epoch of the writer
 # The client's own limit is of what is not compressed yet; the broker judges what is. A CDR of the
 # largest rows that a reader hands on must get that far.
 _RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
-# An idempotent producer that has lost its order sends nothing any more.
-_ENDED: Final = frozenset(
-    (
-        KafkaError._FATAL,
-        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.UNKNOWN_PRODUCER_ID,
-    )
-)
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -169,7 +161,7 @@ class Outbox:
                     " missing there, and a call in progress would lose it with the worker",
                 },
             )
-        elif error.fatal() or error.code() in _ENDED:
+        elif error.fatal() or error.code() in ORDER_LOST:
             self._ended = error.str()
         else:
             self._errors.append(f"{topic}: {error.str()}")
@@ -227,6 +219,9 @@ def restore(
             number: ends_of(consumer, TopicPartition(topic, number), settings.kafka_timeout_seconds)
             for number in partitions
         }
+        # The broker's sign for the end (PARTITION_EOF) comes with an empty answer only: while
+        # somebody writes it may never come. The end offset alone would not do: compaction may have
+        # removed the record before it. Whichever is first ends the reading.
         waiting = {number for number, (low, high) in ends.items() if low < high}
         left = {number: ends[number][1] - ends[number][0] for number in waiting}
         tell_left(sum(left.values()))
@@ -259,10 +254,6 @@ def restore(
 
 def ends_of(consumer: Consumer, place: TopicPartition, seconds: float) -> tuple[int, int]:
     """First offset and end of a partition, as of now.
-
-    The broker's sign for the end (PARTITION_EOF) comes with an empty answer only: while somebody
-    writes it may never come. The end offset alone would not do: compaction may have removed the
-    record before it. Whichever is first ends the reading.
 
     Raises:
         BrokerUnavailable: The broker does not tell it now.

@@ -6,11 +6,12 @@ and the worker both do, so that either may come first.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from callstate.broker_codes import PASSES
 from callstate.broker_words import Heard
 from callstate.topics import TopicKind, TopicSpec, topic_spec
 from stream_app.changelog import client_log
@@ -18,20 +19,6 @@ from stream_app.errors import BrokerUnavailable, TopicError
 from stream_app.settings import WorkerSettings
 
 _ANSWER_SECONDS = 5.0  # well below what an orderly end may take
-# Said while a broker starts or a cluster chooses its leaders: nobody has to change anything.
-_PASSING: Final = frozenset(
-    (
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.NOT_CONTROLLER,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.THROTTLING_QUOTA_EXCEEDED,
-    )
-)
 
 
 def topic_specs(settings: WorkerSettings) -> list[TopicSpec]:
@@ -96,7 +83,7 @@ def ensure_topics(settings: WorkerSettings, *, timeout: float = 15.0) -> list[st
             future.result(timeout + 5.0)
         except KafkaException as error:
             code = error.args[0].code()
-            if code in _PASSING:
+            if code in PASSES:
                 raise _not_yet(f"topic {name} cannot be created: {error}") from error
             if code != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"topic {name} cannot be created: {error}") from error
