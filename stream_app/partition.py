@@ -29,7 +29,7 @@ from callstate.recall import Told, call_from_provenance, named_apart
 from stream_app.call_store import PartitionCalls, decode_call, encode_call
 from stream_app.changelog import PARTITION_KEY, OutRecord, changelog_record
 from stream_app.errors import StreamAppError
-from stream_app.holes import deleted_unread, made_anew
+from stream_app.holes import Holes
 from stream_app.log_ends import FirstRecord, Log
 from stream_app.metrics import BATCH_SECONDS, GAP_RECORDS, Counted
 from stream_app.progress import Progress
@@ -104,7 +104,7 @@ class PartitionWorker:
         self._committed_state = state
         self._logs: Mapping[str, Log] = logs or {}  # until the first cut, which knows them
         self._bad: set[tuple[str, int]] = set()
-        self._passed_over: dict[tuple[str, int], FirstRecord] = {}  # by position
+        self._holes = Holes(partition, settings.events_topic)
         self._stretch = Stretch(settings, partition)
         self._recalling = recalling
         self._horizon_us = to_us(settings.resolution.late_horizon_seconds)
@@ -125,12 +125,7 @@ class PartitionWorker:
             **told.get("positions", {}),
         }
         self._topic_ids: dict[str, str] = dict(told.get("topics", {}))
-        self._made_anew: dict[str, int] = {}  # topic to the position in the log that is gone
-        for topic, log_now in self._logs.items():
-            if not log_now.holds(self._topic_ids.get(topic, ""), self.positions[topic]):
-                self._made_anew[topic] = self.positions[topic]
-                self.positions[topic] = 0
-            self._topic_ids[topic] = log_now.topic_id
+        self._holes.compare(self.positions, self._topic_ids, self._logs)
         try:
             self.processor.restore(told.get("processor"))
         except ValueError as error:
@@ -143,7 +138,7 @@ class PartitionWorker:
     @property
     def made_anew(self) -> Mapping[str, int]:
         """Topics that are not those that were read, to the position in the log that is gone."""
-        return self._made_anew
+        return self._holes.made_anew
 
     @property
     def pending_records(self) -> int:
@@ -167,12 +162,11 @@ class PartitionWorker:
         for parked in self._parked:
             if parked.topic == topic and parked.records:
                 taken = max(taken, parked.records[-1].offset + 1)
-        passed_over = self._passed_over.get((topic, taken))
-        return taken if passed_over is None else passed_over.offset
+        return self._holes.next_record(topic, taken)
 
     def pass_over(self, topic: str, position: int, first: FirstRecord) -> None:
         """The log holds nothing from `position`, our `next_offset`, to `first`."""
-        self._passed_over[topic, position] = first
+        self._holes.pass_over(topic, position, first)
 
     def feed(self, topic: str, records: Sequence[KafkaRecord], token: Any = None) -> None:
         """A batch of one topic in offset order; what was fed before is skipped.
@@ -281,11 +275,15 @@ class PartitionWorker:
     def _apply(self, topic: str, records: Sequence[KafkaRecord], read: list[Record]) -> None:
         if not records:
             return
-        position = self.positions[topic]
-        passed_over = self._passed_over.get((topic, position))
-        lost = position > 0 and passed_over is not None and passed_over.deleted
-        if lost or topic in self._made_anew:
-            read = [*self._gap_before(topic, position, records[0].offset, read), *read]
+        gap = self._holes.gap_before(
+            topic,
+            self._topic_ids.get(topic, ""),
+            self.positions[topic],
+            self.processor.watermark_us,
+            read,
+        )
+        if gap is not None:
+            read = [gap, *read]
         for parsed in read:
             if type(parsed) is Gap:
                 self._stretch.gaps[parsed] = None
@@ -295,18 +293,6 @@ class PartitionWorker:
         if effects:
             source = f"{topic}:{self.partition}:{records[0].offset}-{records[-1].offset}"
             self._stretch.note(effects, source)
-
-    def _gap_before(
-        self, topic: str, position: int, first: int, read: Sequence[Record]
-    ) -> Sequence[Record]:
-        """What is told of records that are gone; questions between calls have no gaps."""
-        watermark_us, left = self.processor.watermark_us, self._made_anew.pop(topic, None)
-        if left is None:
-            gap = deleted_unread(topic, self.partition, position, first, watermark_us, read)
-        else:
-            topic_id = self._topic_ids.get(topic, "")
-            gap = made_anew(topic, self.partition, left, topic_id, watermark_us, read)
-        return [gap] if topic == self._settings.events_topic else []
 
     def _feed_again_one_by_one(self) -> None:
         """From the last cut, each record alone, so that the bad ones are found and left away."""
@@ -352,11 +338,7 @@ class PartitionWorker:
         self._cut_calls = stretch.calls  # until the next cut, which comes when these are written
         self._bad.clear()
         self._logs = {}
-        self._passed_over = {
-            (topic, position): first
-            for (topic, position), first in self._passed_over.items()
-            if position >= self.positions[topic]
-        }
+        self._holes.forget_before(self.positions)
         topic = self._settings.changelog_topic
         changelog = [
             changelog_record(

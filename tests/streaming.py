@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,10 +211,10 @@ class Bed:
 
     # -- workers -----------------------------------------------------------------------------
 
-    def worker(self, name: str = "w1", module: str = "tests.streaming") -> WorkerProcess:
-        """A worker process, started."""
+    def worker(self, name: str = "w1", oddity: str = "") -> WorkerProcess:
+        """A worker process, started; an oddity is one of `tests.odd_workers`."""
         settings = dataclasses.replace(self.settings, worker_id=name)
-        process = WorkerProcess(settings, self.folder / f"{name}-{len(self.workers)}.log", module)
+        process = WorkerProcess(settings, self.folder / f"{name}-{len(self.workers)}.log", oddity)
         self.workers.append(process)
         return process
 
@@ -308,14 +309,13 @@ class Bed:
 class WorkerProcess:
     """`run_worker` in a process of its own."""
 
-    def __init__(
-        self, settings: WorkerSettings, log_path: Path, module: str = "tests.streaming"
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, log_path: Path, oddity: str = "") -> None:
         told = dataclasses.asdict(settings)
+        module = "tests.odd_workers" if oddity else "tests.streaming"
         self.log_path = log_path
         with log_path.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps(told)],
+                [sys.executable, "-m", module, json.dumps(told), oddity],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -336,6 +336,11 @@ class WorkerProcess:
 
     def logged(self, text: str) -> bool:
         return text in self.log()
+
+    def partitions(self) -> list[int]:
+        """Those that it said last it has."""
+        said = re.findall(r"partitions_assigned partitions=\[([\d, ]*)\]", self.log())
+        return [int(number) for number in said[-1].split(",") if number.strip()] if said else []
 
     def wait_assigned(self, partitions: Sequence[int] | None = None, seconds: float = 120) -> None:
         """Until partitions (these, or any) are taken and read back."""

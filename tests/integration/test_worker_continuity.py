@@ -28,7 +28,7 @@ def has_all(bed: Bed, expected: list[str]) -> bool:
 
 
 def test_a_client_that_loses_every_third_batch_loses_no_call(bed: Bed) -> None:
-    worker = bed.worker(module="tests.lossy_worker")
+    worker = bed.worker(oddity="lossy")
     worker.wait_assigned()
     expected: list[str] = []
 
@@ -47,6 +47,32 @@ def test_a_client_that_loses_every_third_batch_loses_no_call(bed: Bed) -> None:
     assert bed.query("SELECT count(*) FROM cdr_gaps") == [(0,)], "nothing is missing"
     assert bed.query("SELECT DISTINCT termination FROM cdrs") == [("C",)]
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("bed", [{"partitions": 2}], indirect=True)
+def test_a_take_over_amid_traffic_reads_all_though_the_seek_is_slow(bed: Bed) -> None:
+    """Records of the dead one's partition come before and while the client seeks back."""
+    one, two = bed.worker("one", "slow_to_seek"), bed.worker("two", "slow_to_seek")
+    until(lambda: all(len(p) == 1 for p in (one.partitions(), two.partitions())), "one each")
+    put: list[str] = []
+
+    def call_goes_on(enough: int) -> bool:
+        put.append(f"call-{len(put)}")
+        bed.put_rows(call_rows(put[-1], len(put) * 0.1))
+        bed.beat(len(put) * 0.1)
+        bed.flush()
+        return len(put) >= enough
+
+    until(partial(call_goes_on, 40), "calls")
+    one.kill()
+    until(lambda: call_goes_on(0) and len(two.partitions()) == 2, "both are taken over")
+    until(partial(call_goes_on, len(put) + 100), "calls while it seeks, and behind")
+    bed.beat(len(put) * 0.1 + 60)
+    bed.flush()
+    until(lambda: has_all(bed, put), "all calls")
+    assert bed.cdr_ids() == sorted(put)
+    assert bed.query("SELECT DISTINCT termination FROM cdrs") == [("C",)]
+    assert two.stop() == 0
 
 
 def test_markers_of_transactions_are_no_loss(bed: Bed) -> None:
