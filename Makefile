@@ -24,7 +24,7 @@ demo-kamailio: setup
 
 # Files of tests go to two processes, each with servers of its own: most of their time is waiting.
 test: setup
-	@$(python) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
+	@$(python) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The domain compiled by mypyc, into .tools/compiled; its tests are those of the sources.
 compiled:
