@@ -23,7 +23,7 @@ from psycopg import sql
 from ops.complete import complete_through
 from ops.config import Config
 from ops.dsn import with_options
-from ops.errors import ConfigError
+from ops.errors import ConfigError, OpsError
 from ops.moments import moment
 from ops.whole_file import whole_file
 
@@ -123,11 +123,13 @@ def run(
     out: str,
     every_column: bool,
     raw: bool,
+    exit_code: bool = False,
 ) -> None:
-    """Writes the CDRs of a range; tells how many on standard error.
+    """Writes the CDRs of a range; says on standard error how many, and where some may be missing.
 
     Raises:
         ConfigError: A time is none, or the range is empty.
+        OpsError: `exit_code`, and CDRs may be missing; the others are written.
         psycopg.Error: The database does not answer, or refuses.
     """
     begin, end = moment(since, "--from"), moment(until, "--to")
@@ -135,6 +137,8 @@ def run(
         raise ConfigError(f"--from {since} is not before --to {until}", "the end is not included")
     columns = ALL_COLUMNS if every_column else COLUMNS
     line = csv_lines(columns, raw=raw) if form == "csv" else json_lines(columns)
+    # Asked before the rows are: what is written in between may be missing here and is of no harm.
+    notice = _what_may_be_missing(config, end.replace(tzinfo=None))
     found = rows(config, begin, end, columns)
     # Asked before anything is written: a database that is away makes no file of a header alone.
     found = itertools.chain(list(itertools.islice(found, 1)), found)
@@ -144,7 +148,8 @@ def run(
         with whole_file(out) as file:
             written = _write(file, line, found, columns, form)
     sys.stderr.write(f"{written:,} CDRs\n")
-    notice = _what_may_be_missing(config, end.replace(tzinfo=None))
+    if notice and exit_code:
+        raise OpsError(notice)
     if notice:
         sys.stderr.write(f"{notice}\n")
 

@@ -110,7 +110,9 @@ async def _topics_ready(settings: WorkerSettings, stop: asyncio.Event) -> None:
         answered, _ = await asyncio.wait({asked}, timeout=BROKER_PATIENCE_SECONDS)
         if not answered and not told:
             told.add(BrokerUnavailable.advice)
-            _waiting_for_broker(BrokerUnavailable("the broker does not answer"))
+            _waiting_for_broker(
+                BrokerUnavailable(f"the broker at {settings.bootstrap_servers} does not answer")
+            )
         try:
             created = await asked
         except StreamAppError as error:

@@ -128,6 +128,9 @@ def export(
         bool,
         typer.Option("--raw", help="CSV cells as they are: not safe to open in a spreadsheet."),
     ] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 where CDRs may be missing yet.")
+    ] = False,
 ) -> None:
     """Write the CDRs of a range of time as CSV or JSON Lines."""
     from ops.export import run  # noqa: PLC0415
@@ -140,4 +143,5 @@ def export(
         out=out,
         every_column=every_column,
         raw=raw,
+        exit_code=exit_code,
     )

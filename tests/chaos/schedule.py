@@ -8,7 +8,10 @@ processes are touched by one thread only.
 from __future__ import annotations
 
 import heapq
+import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +27,7 @@ EVERY_SECONDS = 4.5  # on average; some find their victim down already
 WORKERS_MIN, WORKERS_MAX = 1, 4
 SERVERS = tuple(CLOCKS_SECONDS)
 LINKS = (*SERVERS, SINK, BROKER)
+MACHINE = "machine"
 
 # What happens, to whom, for how long (seconds), and how often among all.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], float]] = {
@@ -47,6 +51,9 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], float]] = {
     "link cut": (LINKS, (0.0, 0.0), 8),
     "link silent": (LINKS, (1.0, 8.0), 8),
     "link refused": (LINKS, (0.5, 5.0), 6),
+    # As a host that is migrated, or that others use: nothing is lost, everything is late at once.
+    "machine paused": ((MACHINE,), (0.5, 10.0), 5),
+    "machine busy": ((MACHINE,), (3.0, 15.0), 8),
 }
 
 
@@ -134,6 +141,9 @@ class Chaos:
         if place in self._broken:
             self.skipped += 1
             return
+        if what == "paused":
+            self._pause_machine(kind, fault.seconds)
+            return
         self._broken.add(place)
         if what.endswith(" with a reader"):
             # It starts again while the reference of all clocks is away.
@@ -157,11 +167,7 @@ class Chaos:
         """One that runs as it should."""
         if what == "added":
             return None
-        able = [
-            one
-            for one in self._services.of(subject)
-            if one.alive and not one.frozen and not one.starts_at
-        ]
+        able = [one for one in self._services.of(subject) if _as_it_should(one)]
         if subject == "reader":
             able = [one for one in able if one.name == f"reader-{target}"]
         elif what == "removed" and len(self._services.of("worker")) <= WORKERS_MIN:
@@ -217,6 +223,29 @@ class Chaos:
 
         self._at(time.monotonic() + STOP_SECONDS, check)
 
+    # -- the machine -------------------------------------------------------------------------
+
+    def _pause_machine(self, kind: str, seconds: float) -> None:
+        """All of the system at once; what is broken already, or is about to end, stays as it is."""
+        done = self._note(kind, MACHINE)
+        services = [one for one in self._services.running.values() if _as_it_should(one)]
+        names = [name for name in (*SERVERS, SINK, BROKER) if name not in self._broken]
+        self._broken.update(names)
+        for service in services:
+            service.freeze()
+        for name in names:
+            self._server(name).pause()
+
+        def resume() -> None:
+            for name in names:
+                self._server(name).resume()
+            for service in services:
+                service.thaw()
+            self._broken.difference_update(names)
+            done.over_at = time.time()
+
+        self._at(time.monotonic() + seconds, resume)
+
     # -- servers, broker, links --------------------------------------------------------------
 
     def _break_and_mend(
@@ -224,6 +253,8 @@ class Chaos:
     ) -> None:
         if subject == "link":
             self._on_link(target, what, seconds)
+        elif subject == MACHINE:
+            _keep_busy(seconds)
         else:
             self._on_server(target, what, seconds)
         done.over_at = time.time()
@@ -243,8 +274,7 @@ class Chaos:
             link.refuse(False)
 
     def _on_server(self, target: str, what: str, seconds: float) -> None:
-        stack = self._place.stack
-        server: PostgresServer | KafkaBroker = stack.broker if target == BROKER else stack[target]
+        server = self._server(target)
         if what == "frozen":
             server.pause()
             time.sleep(seconds)
@@ -256,3 +286,22 @@ class Chaos:
             server.stop()
         time.sleep(seconds)
         server.start()
+
+    def _server(self, name: str) -> PostgresServer | KafkaBroker:
+        stack = self._place.stack
+        return stack.broker if name == BROKER else stack[name]
+
+
+def _as_it_should(service: Service) -> bool:
+    return service.alive and not service.frozen and not service.starts_at
+
+
+def _keep_busy(seconds: float) -> None:
+    """Somebody else's work: two processes for every core."""
+    work = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+    busy = [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", work])
+        for _ in range(2 * (os.cpu_count() or 1))
+    ]
+    for process in busy:
+        process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from ops import export
 from ops.config import Config
+from ops.errors import OpsError
 from ops.stack import Stack
 from tests.streaming import database, stream_stack
 
@@ -58,14 +60,17 @@ def test_a_database_that_ends_in_the_midst_costs_no_file(
 
 
 def test_a_range_that_is_not_all_told_is_said_to_be(
-    stream_stack: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    stream_stack: Stack,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options: dict[str, Any] = {**DAY, "form": "csv", "every_column": False, "raw": False}
     with database(stream_stack.sink) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         config = Config.model_validate({"sink": {"dsn": dsn}})
 
-        def told() -> str:
-            export.run(config, out=str(tmp_path / "cdrs.csv"), **options)
+        def told(**more: Any) -> str:
+            export.run(config, out=str(tmp_path / "cdrs.csv"), **options, **more)
             return capsys.readouterr().err
 
         assert "whether that is all cannot be told: not all partitions" in told()
@@ -77,5 +82,20 @@ def test_a_range_that_is_not_all_told_is_said_to_be(
         assert "ended after 2024-03-04T20:00:00.000000Z may be missing" in told()
         connection.execute("UPDATE sink_progress SET watermark = '2024-03-05' WHERE topic = 'e'")
         assert told() == "0 CDRs\n"
+
+        # What the watermark says when the rows were read counts, not what it says behind them.
+        connection.execute("UPDATE sink_progress SET watermark = '2024-03-04' WHERE topic = 'e'")
+        real = export.rows
+
+        def rows(*asked: Any) -> Iterator[tuple[Any, ...]]:
+            yield from real(*asked)
+            connection.execute("UPDATE sink_progress SET watermark = '2024-03-06'")
+
+        monkeypatch.setattr(export, "rows", rows)
+        assert "ended after 2024-03-04T00:00:00.000000Z may be missing" in told()
+        monkeypatch.setattr(export, "rows", real)
+        assert told(exit_code=True) == "0 CDRs\n"
         connection.execute("DROP TABLE sink_progress")
+        with pytest.raises(OpsError, match="cannot be told: relation"):
+            told(exit_code=True)
         assert "cannot be told: relation" in told()
