@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence, Set
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -25,7 +25,7 @@ from stream_app.batches import Room
 from stream_app.changelog import Restored, restore
 from stream_app.commits import FIRST_PAUSE_SECONDS, Commits
 from stream_app.continuity import Continuity, Seek
-from stream_app.errors import Retry, StreamAppError
+from stream_app.errors import Retry, StreamAppError, TopicUnseen
 from stream_app.log_ends import Log, look
 from stream_app.partition import PartitionWorker, ProcessorFactory
 from stream_app.progress import tell_went_back
@@ -183,8 +183,21 @@ class Assignment:
 
     # -- taking and losing -----------------------------------------------------------------------
 
-    async def assigned(self, partitions: set[int]) -> None:
-        """Makes exactly these partitions ours and ready; returns early if that is superseded."""
+    async def assigned(self, partitions: set[int], given: Set[tuple[str, int]]) -> None:
+        """Makes exactly these partitions ours and ready; returns early if that is superseded.
+
+        Args:
+            partitions: Their numbers.
+            given: What of which topic the group gave us.
+
+        Raises:
+            TopicUnseen: Not all topics that are read together are among them.
+        """
+        for topic in (self._settings.events_topic, self._settings.references_topic):
+            unseen = sorted(number for number in partitions if (topic, number) not in given)
+            if unseen:
+                names = ", ".join(map(str, unseen))
+                raise TopicUnseen(f"{topic} was not assigned with the rest (partitions {names})")
         self._turn += 1
         turn = self._turn
         async with self._one_at_a_time:

@@ -102,6 +102,17 @@ class LogShortened(StreamAppError):
     advice = "the supervisor restarts the worker, which reads that topic from its beginning"
 
 
+class TopicUnseen(StreamAppError):
+    """Partitions were assigned without one of the topics that are read together.
+
+    Faust leaves out a topic of which its client knows nothing at that moment, and does not look
+    again: one that was just made anew would never be read.
+    """
+
+    retry = Retry.NEVER
+    advice = "the supervisor restarts the worker, which waits for the topic"
+
+
 class Stalled(StreamAppError):
     """Partitions do not move though records wait."""
 

@@ -142,8 +142,11 @@ class OpenCallsTable(faust.Table[str, bytes]):
 
         Trap: Faust waits for this among other tasks and drops its exception.
         """
+        assignment, given = cast(Any, self.app).assignment, self.app.assignor.assigned_actives()
         try:
-            await cast(Any, self.app).assignment.assigned({tp.partition for tp in active_tps})
+            await assignment.assigned(
+                {tp.partition for tp in active_tps}, {(tp.topic, tp.partition) for tp in given}
+            )
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  ends the app, whatever it is

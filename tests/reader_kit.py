@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from cdc.provision import provision
 from cdc.reader import ServerReader
@@ -271,30 +271,49 @@ class Load:
 
 
 class Tail:
-    """A topic that is looked at again and again: one consumer, which has fetched meanwhile."""
+    """A topic that is looked at again and again: one consumer, which has fetched meanwhile.
+
+    One that gets no answer is made anew: it may have forgotten all brokers (`monitor.statuses`).
+    """
 
     def __init__(self, bootstrap_servers: str, topic: str) -> None:
-        self._topic = topic
+        self._servers, self._topic = bootstrap_servers, topic
         self._next: dict[int, int] = {}
-        self._consumer = Consumer(
+        self._consumer = self._at_next()
+
+    def _at_next(self) -> Consumer:
+        consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                "bootstrap.servers": self._servers,
                 "group.id": "reader-tests",
                 "enable.auto.commit": False,
                 "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
             }
         )
+        consumer.assign([TopicPartition(self._topic, n, at) for n, at in self._next.items()])
+        return consumer
 
     def read(self) -> list[Record]:
         """What came since, up to the end as it is now: readers go on writing."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                return self._read()
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+            self._consumer.close()
+            self._consumer = self._at_next()
+
+    def _read(self) -> list[Record]:
         consumer = self._consumer
-        there = consumer.list_topics(self._topic, timeout=60).topics[self._topic].partitions
+        there = consumer.list_topics(self._topic, timeout=20).topics[self._topic].partitions
         if set(there) != set(self._next):
             self._next = dict.fromkeys(there, 0) | self._next
             places = [TopicPartition(self._topic, n, at) for n, at in self._next.items()]
             consumer.assign(places)
-        ends = {n: ends_of(consumer, TopicPartition(self._topic, n), 60)[1] for n in there}
+        ends = {n: ends_of(consumer, TopicPartition(self._topic, n), 20)[1] for n in there}
         found: list[Record] = []
         while any(self._next[n] < end for n, end in ends.items()):
             message = consumer.poll(60)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import psycopg
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # what `admin` re-exports, typed
 from psycopg import sql
 
@@ -110,7 +111,7 @@ def ask_sink(watched: Watched) -> Callable[[], SinkFacts]:
 def ask_broker(watched: Watched) -> Callable[[], Ends]:
     """Where the partitions begin and end, in one pass, and how many dead letters there are."""
     heard = Heard()
-    admin = admin_client(watched.broker, LIMIT_SECONDS, heard)
+    admin: AdminClient | None = None
     events = watched.broker.events_topic
     partitions = [TopicPartition(events, number) for number in range(watched.broker.partitions)]
     dead = TopicPartition(f"{events}.dead-letter", 0)
@@ -118,19 +119,23 @@ def ask_broker(watched: Watched) -> Callable[[], Ends]:
     earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
-    def offsets(spec: OffsetSpec) -> dict[TopicPartition, int]:
+    def offsets(admin: AdminClient, spec: OffsetSpec) -> dict[TopicPartition, int]:
         asked = dict.fromkeys((*partitions, dead), spec)
         found = admin.list_offsets(asked, request_timeout=LIMIT_SECONDS)
         return {each: future.result(LIMIT_SECONDS).offset for each, future in found.items()}
 
     def read() -> Ends:
+        nonlocal admin
+        client = admin or admin_client(watched.broker, LIMIT_SECONDS, heard)
+        admin = None  # who gets no answer may have lost all brokers for good: see `statuses`
         try:
-            begins, ends = offsets(earliest), offsets(latest)
+            begins, ends = offsets(client, earliest), offsets(client, latest)
         except (KafkaException, TimeoutError) as error:
-            admin.poll(0)  # only here the client says why it did not get through
+            client.poll(0)  # only here the client says why it did not get through
             words = error.args[0].str() if error.args else "no answer in time"
             raise OpsError(heard.reason or words, heard.advice) from error
         heard.forget()
+        admin = client
         return Ends(
             {each.partition: (begins[each], ends[each]) for each in partitions},
             ends[dead] - begins[dead],

@@ -2,10 +2,16 @@
 
 Owns the newest record of each key and when it came. Ages are counted from arrival here, so that no
 clock but our own is trusted; of what stood there before we came, from when it was written.
+
+A client of librdkafka 2.10 and newer forgets all brokers when one of them answers that there are
+none, as a broker does while its controller believes it gone (the host was paused), and may never
+look for them again: https://github.com/confluentinc/librdkafka/issues/5301. So one that hears
+nothing is asked whether it still knows a broker, and made anew where it does not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -22,6 +28,8 @@ _BEGINNING: Final = -2
 _FORGOTTEN_SECONDS: Final = 7 * 86_400.0  # of a process that said nothing for so long
 HISTORY_SECONDS: Final = 3_600.0
 PAST_MAX: Final = 40_000
+SILENCE_SECONDS: Final = 15.0
+_ANSWER_SECONDS: Final = 2.0
 
 
 class Past(NamedTuple):
@@ -42,19 +50,9 @@ class StatusTail:
     """
 
     def __init__(self, kafka: Clients) -> None:
-        self._consumer = Consumer(
-            {
-                **kafka.client_properties(),
-                "group.id": "cdrstream-status",  # asked for, and never joined
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 200,
-                "queued.max.messages.kbytes": 4_096,
-                "allow.auto.create.topics": False,
-            },
-            logger=silent_log(),
-        )
-        self._consumer.assign([TopicPartition(kafka.topic("status"), 0, _BEGINNING)])
+        self._kafka = kafka
+        self._topic = kafka.topic("status")
+        self._next = _BEGINNING
         self._told: dict[str, Told] = {}
         self._past: deque[Past] = deque(maxlen=PAST_MAX)
         self.trouble = ""
@@ -84,25 +82,59 @@ class StatusTail:
             yield self._past.popleft()
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                for message in self._consumer.consume(500, timeout=0.3):
-                    error = message.error()
-                    if error is None:
-                        self._take(message)
-                        self.trouble = ""
-                    elif error.name() == "_PARTITION_EOF":
-                        self.caught_up.set()
-                        self.trouble = ""
-                    elif not error.retriable():
-                        self.trouble = error.str()
-        finally:
+        while not self._stop.is_set():
+            consumer = self._at_next()
             try:
-                self._consumer.close()
-            except KafkaException:
-                return
+                self._follow(consumer)
+            finally:
+                with contextlib.suppress(KafkaException):
+                    consumer.close()
+
+    def _at_next(self) -> Consumer:
+        consumer = Consumer(
+            {
+                **self._kafka.client_properties(),
+                "group.id": "cdrstream-status",  # asked for, and never joined
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 200,
+                "queued.max.messages.kbytes": 4_096,
+                "allow.auto.create.topics": False,
+            },
+            logger=silent_log(),
+        )
+        consumer.assign([TopicPartition(self._topic, 0, self._next)])
+        return consumer
+
+    def _follow(self, consumer: Consumer) -> None:
+        """Until `stop`, or until this client has lost its brokers."""
+        heard_at = time.monotonic()
+        while not self._stop.is_set():
+            for message in consumer.consume(500, timeout=0.3):
+                error = message.error()
+                if error is None:
+                    self._take(message)
+                elif error.name() == "_PARTITION_EOF":
+                    self.caught_up.set()
+                else:
+                    if not error.retriable():
+                        self.trouble = error.str()
+                    continue
+                self.trouble = ""
+                heard_at = time.monotonic()
+            if time.monotonic() - heard_at > SILENCE_SECONDS:
+                if self.trouble or not self._knows_brokers(consumer):
+                    return
+                heard_at = time.monotonic()  # nobody has anything to say
+
+    def _knows_brokers(self, consumer: Consumer) -> bool:
+        try:
+            return bool(consumer.list_topics(self._topic, timeout=_ANSWER_SECONDS).brokers)
+        except KafkaException:
+            return False
 
     def _take(self, message: Message) -> None:
+        self._next = (message.offset() or 0) + 1
         key, value = message.key(), message.value()
         if not isinstance(key, bytes):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_a_commit_that_does_not_come_back_ends_the_worker(
             proxy.silence(False)
         assert first.wait() == 70
         assert first.logged("a commit does not come back")
+        bed.settings = replace(bed.settings, stall_seconds=120.0)  # the first is waited for
         second = bed.worker("w2")  # as its supervisor does
         until(lambda: bed.cdr_ids() == ["after", "before"], "both calls")
         assert second.stop() == 0

@@ -98,6 +98,18 @@ def test_an_event_topic_that_is_made_anew_under_a_worker(bed: Bed) -> None:
     assert again.stop() == 0
 
 
+def test_partitions_that_come_without_their_topic_are_not_taken(bed: Bed) -> None:
+    """Faust leaves it out, says so once and reads the others: no CDR would ever come again."""
+    put_calls(bed, ["waiting"], 0)
+    worker = bed.worker("w1", "unaware")
+    until(lambda: not worker.alive, "it ends, to look again")
+    assert worker.wait() == 1
+    assert worker.logged("was not assigned with the rest (partitions 0, 1, 2, 3)")
+    again = bed.worker("w2")  # as a supervisor does
+    until(lambda: bed.cdr_ids() == ["waiting"], "the call")
+    assert again.stop() == 0
+
+
 def test_records_that_were_deleted_unread_are_a_gap(bed: Bed) -> None:
     """A worker that was away for longer than the retention: what it lost is said."""
     worked(bed, ["before"], 0)
