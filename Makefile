@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need first; `make demo KEEP=1` leaves the demo running,
 # `make demo SECURE=1` has TLS, passwords and the least rights everywhere.
 # More arguments: make demo ARGS="--calls 100", make test ARGS="tests/unit -k resolve", make test JOBS=4.
-.PHONY: audit changelog dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
+.PHONY: audit changelog dist docs licences screenshots setup compiled demo demo-kamailio test test-compiled test-paused lint fmt sim bench bench-resolve bench-reader bench-stream bench-replay bench-dashboard chaos soak clean
 
 python := .venv/bin/python
 
@@ -25,6 +25,11 @@ demo-kamailio: setup
 # Files of tests go to two processes, each with servers of its own: most of their time is waiting.
 test: setup
 	@$(python) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The same on a machine that is paused again and again: what fails only here waits too short, or
+# was never right.
+test-paused: setup
+	@$(python) -m scripts.pauses $(python) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The domain compiled by mypyc, into .tools/compiled; its tests are those of the sources.
 compiled:
