@@ -111,7 +111,7 @@ def ask_sink(watched: Watched) -> Callable[[], SinkFacts]:
 def ask_broker(watched: Watched) -> Callable[[], Ends]:
     """Where the partitions begin and end, in one pass, and how many dead letters there are."""
     heard = Heard()
-    admin: AdminClient | None = None
+    admin: AdminClient | None = admin_client(watched.broker, LIMIT_SECONDS, heard)
     events = watched.broker.events_topic
     partitions = [TopicPartition(events, number) for number in range(watched.broker.partitions)]
     dead = TopicPartition(f"{events}.dead-letter", 0)

@@ -53,6 +53,7 @@ class StatusTail:
         self._kafka = kafka
         self._topic = kafka.topic("status")
         self._next = _BEGINNING
+        self._consumer = self._at_next()
         self._told: dict[str, Told] = {}
         self._past: deque[Past] = deque(maxlen=PAST_MAX)
         self.trouble = ""
@@ -82,13 +83,26 @@ class StatusTail:
             yield self._past.popleft()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            consumer = self._at_next()
+        while True:
             try:
-                self._follow(consumer)
+                self._follow(self._consumer)
             finally:
                 with contextlib.suppress(KafkaException):
-                    consumer.close()
+                    self._consumer.close()
+            if not self._renewed():
+                return
+
+    def _renewed(self) -> bool:
+        """Whether there is another client; not once `stop` was called."""
+        while not self._stop.is_set():
+            try:
+                self._consumer = self._at_next()
+            except KafkaException as error:  # a certificate that is being exchanged
+                self.trouble = str(error)
+                self._stop.wait(1.0)
+            else:
+                return True
+        return False
 
     def _at_next(self) -> Consumer:
         consumer = Consumer(

@@ -431,3 +431,4 @@ def test_older_records_are_taken_while_they_still_come() -> None:
     assert next(taken).at == NOW
     tail._remember(NOW + 9, "reader:a", {"clock_offset_us": 1, "clock_error_us": 1})
     assert [past.at for past in taken] == [NOW + 1, NOW + 2, NOW + 9]
+    tail._consumer.close()
