@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-MARK: Final = "CDRSTREAM_PAUSED_BY"
+MARK: Final = "PAUSED_TOGETHER_BY"  # no CDRSTREAM_…: those are settings, and this is none
 _LOOKS: Final = 3  # whoever was being started meanwhile is found by the next
 _STOPPED: Final = "TtZ"
 
